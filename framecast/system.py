@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of every system, seen by those who sample (System) and by the trainer (Stage).
+
+A concrete system is a final class in `framecast/systems/<name>/<name>.py` whose constructor takes
+`(config, video, options)`: its own settings record, the VideoSpec of its clips, its default sampling options.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from framecast.assets import Assets
+from framecast.draws import Draws
+from framecast.experiment import OptimiserConfig, SampleOptions, StageConfig, VideoSpec
+from framecast.task import UnsupportedTask, Window
+from framecast.video import Known, Video
+
+__all__ = ["Carry", "Codec", "Group", "Loss", "Scorer", "Stage", "System", "UnsupportedTask", "Video", "Window"]
+
+Carry: TypeAlias = Any  # opaque tensors, valid for the next window of the same plan; None where a system has none
+
+
+class Codec(Protocol):
+    """A system that can encode: `reconstruct` is decode(encode(video))."""
+
+    def encode(self, video: Video) -> dict[str, Tensor]: ...
+    def decode(self, code: dict[str, Tensor]) -> Video: ...
+    def bits(self, code: dict[str, Tensor]) -> float: ...  # of the code, per source frame
+
+
+class Scorer(Protocol):
+    """A system that can tell how likely a clip is."""
+
+    def bits(self, frames: Video, known: Known, *, rng: Draws) -> Tensor: ...  # (B, unknown frames), bits per dimension
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One value of an objective: what is differentiated, and what is logged (detached scalars)."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules that learn together under one optimiser; gradients are clipped over each module by itself."""
+
+    modules: Mapping[str, nn.Module]
+    optimiser: OptimiserConfig
+
+
+class Stage(ABC):
+    """One separately trained part. The trainer knows stages, never papers.
+
+    All methods get Videos of the stage's clip_frames. `rng` has one row per clip.
+    """
+
+    clip_frames: int  # frames of a training clip
+    min_frames: int  # shortest clip it can learn from; shorter clips of at least this length arrive padded, see `valid`
+    needs: tuple[str, ...] = ()  # parts that must be trained before
+
+    @abstractmethod
+    def groups(self) -> dict[str, Group]:
+        """Optimiser groups by name. A module's name must be a part of the system or its own alone (a discriminator)."""
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """Modules it only reads: put on the device, never trained, never saved."""
+        return {}
+
+    def turn(self, step: int) -> str:
+        """The one group that learns in this optimiser step, in all its micro-batches."""
+        return next(iter(self.groups()))
+
+    def start(self, clips: Video, rng: Draws) -> None:
+        """Called once before step 0 with a first batch; what it computes must be buffers of the modules."""
+        return
+
+    def examples(self, clip: Video, valid: Bool[Tensor, "b t"], rng: Draws) -> dict[str, Tensor]:
+        """Training examples of a batch of clips, without gradient.
+
+        Args:
+            clip: (B, T, C, H, W).
+            valid: False on frames that pad a short clip.
+            rng: one row per clip.
+        """
+        return {"clip": clip}
+
+    @abstractmethod
+    def loss(self, examples: dict[str, Tensor], *, step: int, turn: str, rng: Draws) -> Loss:
+        """The objective of the group `turn`, a mean over rows."""
+
+    def after_step(self, step: int, rng: Draws) -> dict[str, Tensor]:
+        """Called once per optimiser step (codebook averages, restarts); returns scalars to log."""
+        return {}
+
+    @abstractmethod
+    def preview(self, clips: Video, rng: Draws) -> Video:
+        """What the part makes of some held-out clips just now, same shape as `clips`."""
+
+
+class System(nn.Module, ABC):
+    """A video model as seen from outside. Concrete systems are final."""
+
+    name: ClassVar[str]  # key in `framecast.systems.SYSTEMS`
+    config: Any  # the system's settings record
+    video: VideoSpec
+    options: SampleOptions  # defaults for `sample`
+    codec: Codec | None = None
+    scorer: Scorer | None = None
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """The trained modules by name: one safetensors file each."""
+
+    @abstractmethod
+    def plan(self, known: Sequence[bool], options: SampleOptions) -> list[Window]:
+        """How this system completes such a video.
+
+        Raises:
+            UnsupportedTask: it cannot; the message says what it needs.
+        """
+
+    @abstractmethod
+    def sample(
+        self, frames: Video, known: Known, *, rng: Draws, options: SampleOptions, carry: Carry = None
+    ) -> tuple[Video, Carry]:
+        """Draw the unknown frames of one window.
+
+        Args:
+            frames: (B, T, C, H, W) in -1 to 1; values at unknown frames are ignored.
+            known: (T,), True = given.
+            rng: one row per video of the batch.
+            options: this system's sampling options.
+            carry: what the previous window of the same plan returned.
+
+        Returns:
+            The completed frames, known ones bit-identical unless `options.given` is "model", and the next carry.
+        """
+
+    @abstractmethod
+    def stage(self, name: str, settings: StageConfig, assets: Assets) -> Stage:
+        """The stage that trains part `name`; built only for training.
+
+        Raises:
+            ValueError: no such stage, or settings it cannot be trained with.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of systems: names only, so that importing one system never imports another, or torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from framecast.experiment import Experiment, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the pieces of one system live, each as `module:name`."""
+
+    system: str  # the System class
+    experiment: str  # its Experiment class (no torch)
+    presets: str  # dict of preset name -> function returning an Experiment (no torch)
+    weights: str  # function that reads a published checkpoint file
+    tasks: tuple[str, ...]  # verbs it can answer
+
+
+SYSTEMS: dict[str, Entry] = {
+    "ramvid": Entry(
+        system="framecast.systems.ramvid.ramvid:RaMViD",
+        experiment="framecast.systems.ramvid.config:RaMViDExperiment",
+        presets="framecast.systems.ramvid.published:PRESETS",
+        weights="framecast.systems.ramvid.weights:read_checkpoint",
+        tasks=("predict", "infill", "interpolate", "generate"),
+    ),
+}
+
+
+def resolve(target: str) -> Any:
+    """The object named `module:name`."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def entry(system: str) -> Entry:
+    """The table's row for `system`.
+
+    Raises:
+        ValueError: no such system; the known ones are named.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"{system!r} is not a system.{nearest(system, SYSTEMS)} Systems: {', '.join(SYSTEMS)}.")
+    return SYSTEMS[system]
+
+
+def presets() -> list[str]:
+    """Names of all presets, `<system>/<preset>`."""
+    return [f"{name}/{preset}" for name, row in SYSTEMS.items() for preset in resolve(row.presets)]
+
+
+def preset(name: str) -> Experiment:
+    """The published or small experiment `<system>/<preset>`.
+
+    Raises:
+        ValueError: no such preset; the nearest is named.
+    """
+    system, _, short = name.partition("/")
+    table = resolve(entry(system).presets)
+    if short not in table:
+        known = [f"{system}/{key}" for key in table]
+        raise ValueError(f"{name!r} is not a preset.{nearest(name, known)} Presets: {', '.join(known)}.")
+    return table[short]()
