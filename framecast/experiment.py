@@ -170,7 +170,7 @@ def from_plain(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type `hint`, or a ValueError that names `where`."""
     if dataclasses.is_dataclass(hint):
-        return from_plain(hint, value, where=where)  # type: ignore[arg-type, type-var]
+        return from_plain(hint, value, where=where)  # type: ignore[arg-type]
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value in choices:

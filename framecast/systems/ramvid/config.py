@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RaMViD's settings (no torch). Sources: papers A and B, and the official code, revision d048025; see README.md here."""
+"""RaMViD's settings (no torch). Sources: papers A and B, the official code at d048025; see README.md here."""
 
 from __future__ import annotations
 
