@@ -9,16 +9,17 @@ respaced to the visited levels and on a position in it. Sources: Ho et al. 2020,
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from framecast.diffusion.process import eps_from_v, eps_from_x_0, x_0_from_eps, x_0_from_v
+from framecast.diffusion.process import eps_from_v, eps_from_x_0, v_from, x_0_from_eps, x_0_from_v
 from framecast.diffusion.schedule import Schedule
 from framecast.draws import Draws
 
@@ -294,3 +295,102 @@ def dpmpp_2m_step(process: Schedule, position: int, x: State, found: Estimate, l
     here, prev = float(process.alpha_bar[position]), float(process.alpha_bar[position - 1])
     # Alg. 2: x <- sigma_next / sigma x - alpha_next (exp(-h) - 1) D
     return math.sqrt((1 - prev) / (1 - here)) * x - math.sqrt(prev) * math.expm1(-step) * slope_free
+
+
+@dataclass(frozen=True)
+class DiffusersSampler:
+    """Any scheduler of the diffusers library as a sampler that is called like those above.
+
+    Their tables are float32, so figures agree with ours to about 1e-3 only. Clamping is the scheduler's own
+    (`clip_sample`, on by default in some), beside whatever the system does. Schedulers that keep the state at another
+    scale (Euler, Heun) are handled: `denoise` and `before` always see the state of `q_sample`.
+
+    Args:
+        scheduler: made with this library's betas, `trained_betas=schedule.beta.tolist()`, and a `prediction_type` of
+            "epsilon", "sample" or "v_prediction".
+
+    Raises:
+        ValueError: when called with a schedule that is not the scheduler's, or times it cannot visit.
+
+    Example:
+        >>> DiffusersSampler(UniPCMultistepScheduler(...))(denoise, schedule, x, 10, rng=rng)  # doctest: +SKIP
+    """
+
+    scheduler: Any
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        x: State,
+        times: Sequence[int] | int,
+        *,
+        rng: Draws,
+        before: Before | None = None,
+    ) -> State:
+        """Sample; `times` is a list of levels ending in -1, or the number of steps that the scheduler then places."""
+        self._check(schedule)
+        options: dict[str, Any] = {"return_dict": False}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            # one stream per row, so that noise does not depend on the batch
+            seeds = rng.integers(0, 2**62, (len(x),)).tolist()
+            options["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+        levels = self._place(times, x.device)
+        sample: Tensor | None = None
+        for time, t in zip(self.scheduler.timesteps, levels, strict=True):
+            scale = float(self.scheduler.scale_model_input(torch.ones(()), time))
+            state = x if sample is None else sample * scale
+            state = before(state, t) if before else state
+            told = self._predicted(schedule, t, denoise(state, t))
+            sample = self.scheduler.step(told, time, state / scale, **options)[0]
+        assert sample is not None
+        return sample
+
+    def _check(self, schedule: Schedule) -> None:
+        theirs = getattr(self.scheduler, "alphas_cumprod", None)
+        name = type(self.scheduler).__name__
+        if theirs is None or len(theirs) != schedule.noise_levels:
+            raise ValueError(
+                f"{name} does not have this model's {schedule.noise_levels} noise levels; make it with "
+                "trained_betas=schedule.beta.tolist() and num_train_timesteps=schedule.noise_levels."
+            )
+        apart = float((theirs.double().cpu() - schedule.alpha_bar).abs().max())
+        if apart > 1e-4:
+            raise ValueError(
+                f"{name} has another noise schedule than this model (alpha_bar differs by up to {apart:.2g}); "
+                "make it with trained_betas=schedule.beta.tolist()."
+            )
+
+    def _place(self, times: Sequence[int] | int, device: torch.device) -> list[int]:
+        """Tell the scheduler what to visit; the level of each of its evaluations."""
+        scheduler, name = self.scheduler, type(self.scheduler).__name__
+        if isinstance(times, int):
+            scheduler.set_timesteps(times, device=device)
+        elif "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+            scheduler.set_timesteps(timesteps=list(times[:-1]), device=device)
+        else:
+            scheduler.set_timesteps(len(times) - 1, device=device)
+            if scheduler.timesteps.tolist() != list(times[:-1]):
+                raise ValueError(f"{name} chooses its own noise levels; give the number of steps in place of a list.")
+        levels = [float(time) for time in scheduler.timesteps]
+        between = [level for level in levels if level != round(level)]
+        if between:
+            raise ValueError(
+                f"{name} would evaluate the model between noise levels, at {between[0]:g}; make it with "
+                "timestep_spacing='trailing', or take a scheduler that keeps to whole levels."
+            )
+        return [round(level) for level in levels]
+
+    def _predicted(self, schedule: Schedule, t: int, found: Estimate) -> Tensor:
+        """What the scheduler wants to be told."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return found.eps
+        if kind == "sample":
+            return found.x_0
+        if kind == "v_prediction":
+            return v_from(schedule, found.x_0, t, found.eps)
+        raise ValueError(
+            f"{type(self.scheduler).__name__} wants prediction_type {kind!r}; make it with 'epsilon', 'sample' or "
+            "'v_prediction'."
+        )
