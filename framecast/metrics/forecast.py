@@ -7,7 +7,8 @@ nothing here loops over levels. For figures "in 8-bit units" quantise both sides
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Num, UInt8
@@ -95,3 +96,33 @@ def psnr(
     """
     error = (made.to(torch.float64) - truth.to(torch.float64)).square().mean((-3, -2, -1))
     return (10.0 * torch.log10(peak**2 / error)).clamp(max=PSNR_CAP)
+
+
+def hold(known: Sequence[bool]) -> list[int]:
+    """Persistence as indices: for every frame the nearest given one before it, or else the first given one after.
+
+    Example:
+        >>> hold([False, True, False, False, True])
+        [1, 1, 1, 1, 4]
+    """
+    source, held = list(known).index(True), []
+    for i, given in enumerate(known):
+        source = i if given else source
+        held.append(source)
+    return held
+
+
+def scores(samples: Num[Tensor, "s t c h w"], truth: Num[Tensor, "t c h w"]) -> dict[str, Any]:
+    """All figures of one forecast: means over its frames, and each frame by itself.
+
+    Returns:
+        `crps` (empirical) and `crps_fair` in the units of the values, `psnr` in decibels (of a sample, averaged over
+        samples), and the same three as lists over frames in `per_frame`.
+    """
+    frames = {
+        "crps": crps(samples, truth).mean((1, 2, 3)),
+        "crps_fair": crps(samples, truth, estimator="fair").mean((1, 2, 3)),
+        "psnr": psnr(samples, truth).mean(0),
+    }
+    means = {name: round(values.mean().item(), 4) for name, values in frames.items()}
+    return {**means, "per_frame": {name: [round(v, 4) for v in values.tolist()] for name, values in frames.items()}}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framecast.metrics.forecast import PSNR_CAP, crps, eight_bit, psnr
+from framecast.metrics.forecast import PSNR_CAP, crps, eight_bit, hold, psnr, scores
 
 PARITY = Path(os.environ.get("FRAMECAST_PARITY", Path(__file__).parents[3] / "shared" / "parity")) / "metrics-a"
 
@@ -83,6 +83,21 @@ def test_eight_bit_keeps_bytes_and_clamps_floats():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(eight_bit(levels, value_range=(0.0, 255.0)), levels)
     assert eight_bit(torch.tensor([-9.0, 0.5, 9.0]), value_range=(0.0, 1.0)).tolist() == [0, 128, 255]
+
+
+def test_hold_takes_the_given_frame_before():
+    assert hold([True, True, False, False]) == [0, 1, 1, 1]
+    assert hold([False, False, True, False, True]) == [2, 2, 2, 2, 4]
+
+
+def test_scores_average_frames():
+    truth = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    samples = torch.stack([truth, truth + 4])
+    samples[:, 1] += 10
+    result = scores(samples, truth)
+    assert result["per_frame"]["crps"] == [1.0, 11.0]  # mean error 2 and 12, less half the mean distance of pairs
+    assert result["per_frame"]["crps_fair"] == [0.0, 10.0]
+    assert (result["crps"], result["crps_fair"]) == (6.0, 5.0)
 
 
 @pytest.fixture(scope="module")

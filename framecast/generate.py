@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a system to an answer: windows run in order of time, verbs over clips, results that carry their record.
+
+`stream` and `complete` work on Videos (float32, -1 to 1) and know no file; `Model` speaks in Clips, in the clip's own
+units, and draws samples in chunks; a `Forecast` is what it returns and what can be saved.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framecast import __version__
+from framecast.draws import Draws, draws
+from framecast.experiment import SampleOptions, from_plain, to_plain
+from framecast.system import Carry, System
+from framecast.systems import SYSTEMS
+from framecast.task import Task, UnsupportedTask, Window
+from framecast.video import Clip, Video, from_video, to_video
+
+Progress = Callable[[int, int], None]  # network calls done, network calls in all
+
+
+def plan(system: System, task: Task, options: SampleOptions | None = None) -> list[Window]:
+    """The windows by which `system` answers `task`.
+
+    Raises:
+        UnsupportedTask: it cannot; the message says what it needs and which systems can.
+    """
+    try:
+        return system.plan(task.known, options or system.options)
+    except UnsupportedTask as error:
+        raise UnsupportedTask(f"{error}{_who_can(task.verb, besides=system.name)}") from None
+
+
+def _who_can(verb: str, *, besides: str) -> str:
+    others = [name for name, row in SYSTEMS.items() if verb in row.tasks and name != besides]
+    return f" Systems that {verb}: {', '.join(others)}." if others else ""
+
+
+def stream(
+    system: System, given: Video, task: Task, *, rng: Draws, options: SampleOptions | None = None
+) -> Iterator[Video]:
+    """Complete a video window by window, in constant memory.
+
+    Frames are kept only until they are handed out and no later window needs them. What windows draw below frame 0 or
+    past the end is dropped.
+
+    Args:
+        system: in evaluation mode.
+        given: the known frames in order of time, (B, known frames, C, H, W); (B, 0, C, H, W) to generate.
+        task: which frames of the wanted video those are.
+        rng: one row per video of the batch.
+        options: this system's sampling options; its own defaults if None.
+
+    Returns:
+        Consecutive finished blocks of the wanted video, known frames included, each as soon as it is finished.
+
+    Raises:
+        UnsupportedTask: the system cannot answer such a task.
+        ValueError: `given` does not hold the known frames of the task in the system's frame size.
+    """
+    options = options or system.options
+    spec = system.video
+    if given.ndim != 5 or given.shape[1] != sum(task.known):
+        raise ValueError(
+            f"the task has {sum(task.known)} known frames, so given frames must be (batch, {sum(task.known)}, channels,"
+            f" height, width); their shape is {tuple(given.shape)}."
+        )
+    if tuple(given.shape[2:]) != (spec.channels, spec.height, spec.width):
+        raise ValueError(_misfit(spec, tuple(given.shape[2:])))
+    return _run(system, given, task, plan(system, task, options), rng=rng, options=options)
+
+
+def complete(system: System, given: Video, task: Task, *, rng: Draws, options: SampleOptions | None = None) -> Video:
+    """The whole wanted video at once, (B, len(task), C, H, W): all blocks of `stream` in a row."""
+    return torch.cat(list(stream(system, given, task, rng=rng, options=options)), dim=1)
+
+
+def _run(
+    system: System, given: Video, task: Task, windows: list[Window], *, rng: Draws, options: SampleOptions
+) -> Iterator[Video]:
+    place = {frame: k for k, frame in enumerate(i for i, known in enumerate(task.known) if known)}
+    last_use = {frame: n for n, window in enumerate(windows) for frame in window.frames}
+    as_model_made = options.given == "model"
+    drawn: dict[int, Tensor] = {}  # frames that later windows may need
+    shown: dict[int, Tensor] = {}  # frames that wait to be handed out
+    at, carry = 0, None
+    if not windows:
+        yield given
+        return
+    for n, window in enumerate(windows):
+        frames = [drawn[i] if i in drawn else given[:, place[i]] if k else None for i, k in _pairs(window)]
+        made, carry = _sample(system, given, frames, rng=rng, options=options, carry=carry)
+        for position, (frame, known) in enumerate(_pairs(window)):
+            if not 0 <= frame < len(task):
+                continue
+            if not known:
+                drawn[frame] = shown[frame] = made[:, position]
+            elif as_model_made and frame in place and frame >= at:
+                shown.setdefault(frame, made[:, position])
+        block: list[Tensor] = []
+        while at < len(task):
+            # a given frame is final from the start, unless the model's view of it is wanted and still to come
+            if at in place and at not in shown and (not as_model_made or last_use.get(at, -1) <= n):
+                block.append(given[:, place[at]])
+            elif at in shown:
+                block.append(shown.pop(at))
+            else:
+                break
+            at += 1
+        if block:
+            yield torch.stack(block, dim=1)
+        for frame in [frame for frame in drawn if last_use[frame] <= n]:
+            del drawn[frame]
+    if at < len(task):
+        raise AssertionError(f"the plan of {system.name} never draws frame {at}.")
+
+
+def _pairs(window: Window) -> list[tuple[int, bool]]:
+    return list(zip(window.frames, window.known, strict=True))
+
+
+@torch.no_grad()
+def _sample(
+    system: System, given: Video, frames: list[Tensor | None], *, rng: Draws, options: SampleOptions, carry: Carry
+) -> tuple[Video, Carry]:
+    """One window; unknown frames (None) go in as zeros."""
+    blank = given.new_zeros(given.shape[:1] + given.shape[2:])
+    video = torch.stack([blank if frame is None else frame for frame in frames], dim=1)
+    known = torch.tensor([frame is not None for frame in frames], device=given.device)
+    return system.sample(video, known, rng=rng, options=options, carry=carry)
+
+
+def _misfit(spec: Any, shape: tuple[int, ...]) -> str:
+    wanted = " × ".join(map(str, (spec.channels, spec.height, spec.width)))
+    return (
+        f"the model takes {wanted} (channels, height, width), the frames are {' × '.join(map(str, shape))}: read the "
+        "clip with framecast.read(path, like=model), which fits it."
+    )
+
+
+def network_calls(options: SampleOptions) -> int:
+    """Network evaluations of one window under these options, as far as the options tell; for estimates only."""
+    steps = getattr(options, "steps", 1)
+    if isinstance(steps, str):
+        steps = sum(int(piece) for piece in steps.removeprefix("ddim").split(",") if piece.strip().isdecimal())
+    return max(1, steps) * max(1, getattr(options, "resample", 1))
+
+
+@contextmanager
+def _watched(system: System, progress: Progress | None, *, per_window: int, windows: int) -> Iterator[None]:
+    """Report every forward pass of a part of `system` while the body runs."""
+    if progress is None:
+        yield
+        return
+    total, done = per_window * windows, 0
+
+    def tick(*_: object) -> None:
+        nonlocal done
+        done = min(done + 1, total - 1)  # the estimate may be short; the last call is reported by the end
+        progress(done, total)
+
+    hooks = [part.register_forward_hook(tick) for part in system.parts().values()]
+    try:
+        yield
+        progress(total, total)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def free_folder(folder: str | Path) -> Path:
+    """`folder` if it does not exist or is empty, else the first free one of `folder-2`, `folder-3`, …"""
+    first, number = Path(folder), 1
+    path = first
+    while path.exists() and (not path.is_dir() or any(path.iterdir())):
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Drawn videos in the units of the clip they answer, and how they came about."""
+
+    video: Tensor  # (samples, frames, channels, height, width), uint8 or float32 like the clip
+    known: tuple[bool, ...]  # True where a frame was given
+    fps: float | None
+    value_range: tuple[float, float]
+    record: dict[str, Any]  # model, task, sampling options, seed, seconds, versions
+    truth: Tensor | None = None  # what the source holds at the first frames of the video, where it goes on
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def clip(self, sample: int = 0) -> Clip:
+        """One of the samples as a Clip."""
+        return Clip(self.video[sample], fps=self.fps, value_range=self.value_range)
+
+    def scores(self) -> dict[str, Any] | None:
+        """CRPS and PSNR of the drawn frames against the truth, in 8-bit units, beside those of persistence.
+
+        Returns:
+            `frames` (indices scored), and for `model` and `persistence` (the nearest given frame before, held) each
+            `crps`, `crps_fair`, `psnr` and their lists over frames; None where no drawn frame has a truth.
+        """
+        from framecast.metrics.forecast import eight_bit, hold, scores
+
+        count = 0 if self.truth is None else min(len(self.truth), len(self.known))
+        drawn = [i for i in range(count) if not self.known[i]]
+        if self.truth is None or not drawn:
+            return None
+        truth = eight_bit(self.truth[:count], value_range=self.value_range)
+        held = truth[hold(self.known[:count])][None] if any(self.known[:count]) else None
+        made = eight_bit(self.video[:, :count], value_range=self.value_range)
+        result: dict[str, Any] = {"unit": "8-bit levels", "samples": len(self), "frames": drawn}
+        result["model"] = scores(made[:, drawn], truth[drawn])
+        if held is not None:
+            result["persistence"] = scores(held[:, drawn], truth[drawn])
+        return result
+
+    def save(self, folder: str | Path, *, formats: Sequence[str] = ("mp4",), plain: bool = False) -> list[Path]:
+        """Write one video per sample and format, samples.npz (lossless), strip.png and result.json.
+
+        Args:
+            folder: made if need be; must be empty.
+            formats: of mp4, webp, gif; `npz` alone leaves the videos out.
+            plain: no coloured edges around given (green) and drawn (red) frames.
+
+        Returns:
+            The files written.
+
+        Raises:
+            ValueError: the folder holds files already; a free one is named.
+        """
+        from framecast.data.forecast_files import write_forecast
+
+        folder = Path(folder)
+        free = free_folder(folder)
+        if free != folder:
+            raise ValueError(
+                f"{folder} is not empty, and nothing in it is overwritten: choose another, {free} is free."
+            )
+        return write_forecast(self, folder, formats=formats, plain=plain)
+
+
+class Model:
+    """A system with a name: the verbs over clips.
+
+    Every verb draws `samples` videos; sample i depends on the seed and on i alone, whatever their number and however
+    they are batched.
+    """
+
+    def __init__(self, system: System, *, name: str = "", digest: str = ""):
+        self.system = system.eval()
+        self.name = name or system.name
+        self.digest = digest  # sha256 over the weights, for the record
+
+    def __repr__(self) -> str:
+        v = self.video
+        return f"Model({self.name}: {self.system.name}, {v.clip_frames} frames of {v.channels}×{v.height}×{v.width})"
+
+    @property
+    def video(self) -> Any:
+        """The clips it was made for, a VideoSpec."""
+        return self.system.video
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Verbs its system can answer."""
+        row = SYSTEMS.get(self.system.name)
+        return row.tasks if row else ()
+
+    @property
+    def nets(self) -> dict[str, nn.Module]:
+        """The trained modules, for loops of your own."""
+        return self.system.parts()
+
+    @property
+    def schedule(self) -> Any:
+        """The noise schedule, where the system has one; else None."""
+        return getattr(self.system, "schedule", None)
+
+    @property
+    def context(self) -> int:
+        """Known frames it continues from when nobody says otherwise."""
+        return getattr(self.system.options, "overlap", 0) or max(1, self.video.clip_frames // 4)
+
+    def options(self, changes: dict[str, Any] | None = None) -> SampleOptions:
+        """The model's sampling options with these changed.
+
+        Raises:
+            ValueError: no such option, or a value it cannot take.
+        """
+        base = self.system.options
+        changes = {key: value for key, value in (changes or {}).items() if value is not None}
+        return from_plain(type(base), {**to_plain(base), **changes}, where="sample")
+
+    def predict(
+        self, clip: Clip, horizon: int, *, samples: int = 1, steps: int | str | None = None, sampler: str | None = None,
+        seed: int = 0, context: int | None = None, options: dict[str, Any] | None = None, batch: int = 8,
+        progress: Progress | None = None,
+    ) -> Forecast:  # fmt: skip
+        """Continue a clip by `horizon` frames.
+
+        Args:
+            clip: its first `context` frames are given; frames after those are kept as the truth to compare with.
+            horizon: frames to draw.
+            samples: futures.
+            steps: sampler steps; None: the model's default.
+            sampler: its name; None: the model's default.
+            seed: of all noise.
+            context: known frames; None: the whole clip.
+            options: further sampling options of the system, by name.
+            batch: samples drawn at once.
+            progress: called with network calls done and in all.
+
+        Raises:
+            UnsupportedTask: the system cannot; the message says what can.
+            ValueError: a clip that does not fit the model, or settings out of range.
+        """
+        count = len(clip) if context is None else context
+        if count > len(clip):
+            raise ValueError(f"the clip has {len(clip)} frames, the context needs {count}: give a longer clip.")
+        task = Task.predict(count, horizon)
+        return self._answer(
+            task, clip[:count], clip.frames[: count + horizon], samples=samples, seed=seed, batch=batch,
+            options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
+        )  # fmt: skip
+
+    def infill(
+        self, clip: Clip, known: Sequence[int], *, samples: int = 1, steps: int | str | None = None,
+        sampler: str | None = None, seed: int = 0, options: dict[str, Any] | None = None, batch: int = 8,
+        progress: Progress | None = None,
+    ) -> Forecast:  # fmt: skip
+        """Draw the frames of a clip that are not `known` (indices from 0) from those that are.
+
+        What the clip holds elsewhere is never looked at, and kept as the truth to compare with.
+        """
+        task = Task.infill(known, len(clip))
+        given = replace(clip, frames=clip.frames[[i for i, k in enumerate(task.known) if k]])
+        return self._answer(
+            task, given, clip.frames, samples=samples, seed=seed, batch=batch,
+            options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
+        )  # fmt: skip
+
+    def interpolate(
+        self, clip: Clip, factor: int = 2, *, samples: int = 1, steps: int | str | None = None,
+        sampler: str | None = None, seed: int = 0, options: dict[str, Any] | None = None, batch: int = 8,
+        progress: Progress | None = None,
+    ) -> Forecast:  # fmt: skip
+        """Raise the frame rate `factor` times: factor - 1 new frames between every two; the duration stays."""
+        task = Task.interpolate(len(clip), factor)
+        faster = replace(clip, fps=clip.fps * factor if clip.fps else None)
+        return self._answer(
+            task, faster, None, samples=samples, seed=seed, batch=batch,
+            options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
+        )  # fmt: skip
+
+    def generate(
+        self, n: int = 1, frames: int | None = None, *, steps: int | str | None = None, sampler: str | None = None,
+        seed: int = 0, options: dict[str, Any] | None = None, batch: int = 8, progress: Progress | None = None,
+    ) -> Forecast:  # fmt: skip
+        """Draw `n` new clips of `frames` frames (None: the model's clip length), in the units of its training data."""
+        spec = self.video
+        whole = tuple(map(float, spec.value_range)) == (0.0, 255.0)
+        empty = torch.zeros(0, spec.channels, spec.height, spec.width, dtype=torch.uint8 if whole else torch.float32)
+        given = Clip(empty, fps=spec.fps, value_range=None if whole else tuple(spec.value_range))
+        return self._answer(
+            Task.generate(frames or spec.clip_frames), given, None, samples=n, seed=seed, batch=batch,
+            options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
+        )  # fmt: skip
+
+    def reconstruct(self, clip: Clip) -> Forecast:
+        """Encode and decode a clip.
+
+        Raises:
+            UnsupportedTask: the system has no codec.
+        """
+        self._fits(clip)
+        codec = self.system.codec
+        if codec is None:
+            raise self._cannot("reconstruct", "has no encoder and decoder")
+        began = time.perf_counter()
+        with torch.no_grad():
+            code = codec.encode(to_video(clip).to(self.system.device))
+            video = from_video(codec.decode(code), clip).cpu()
+        task = Task("reconstruct", (False,) * len(clip))
+        record = self._record(task, {}, seed=0, samples=1, seconds=time.perf_counter() - began)
+        record["bits_per_frame"] = float(codec.bits(code))
+        return Forecast(video, task.known, clip.fps, _range(clip), record, clip.frames)
+
+    def score(self, clip: Clip, *, context: int = 0, seed: int = 0) -> list[float]:
+        """Bits per dimension of every frame after the first `context` ones, lower is likelier.
+
+        Raises:
+            UnsupportedTask: the system has no likelihood.
+        """
+        self._fits(clip)
+        if self.system.scorer is None:
+            raise self._cannot("score", "gives no likelihood")
+        known = torch.tensor([i < context for i in range(len(clip))], device=self.system.device)
+        rng = draws(seed, [0], self.system.device)
+        with torch.no_grad():
+            return self.system.scorer.bits(to_video(clip).to(self.system.device), known, rng=rng)[0].tolist()
+
+    def _cannot(self, verb: str, lacks: str) -> UnsupportedTask:
+        name = self.system.name
+        return UnsupportedTask(f"{self.name} ({name}) cannot {verb}: it {lacks}.{_who_can(verb, besides=name)}")
+
+    def _fits(self, clip: Clip) -> None:
+        spec = self.video
+        if tuple(clip.frames.shape[1:]) != (spec.channels, spec.height, spec.width):
+            raise ValueError(_misfit(spec, tuple(clip.frames.shape[1:])))
+
+    def _answer(
+        self, task: Task, given: Clip, truth: Tensor | None, *, samples: int, seed: int, batch: int,
+        options: SampleOptions, progress: Progress | None,
+    ) -> Forecast:  # fmt: skip
+        if samples < 1 or batch < 1:
+            raise ValueError(f"samples and batch must be at least 1, got {samples} and {batch}.")
+        self._fits(given)
+        device = self.system.device
+        start, count = to_video(given).to(device), len(plan(self.system, task, options))
+        chunks = [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
+        began, drawn = time.perf_counter(), []
+        per_window = network_calls(options)
+        with _watched(self.system, progress, per_window=per_window, windows=count * len(chunks)):
+            for rows in chunks:
+                rng = draws(seed, rows, device)
+                many = start.expand(len(rows), -1, -1, -1, -1)
+                blocks = stream(self.system, many, task, rng=rng, options=options)
+                drawn.append(torch.cat([from_video(block, given).cpu() for block in blocks], dim=1))
+        video = torch.cat(drawn)
+        if options.given == "exact":
+            # the clip's own bits, not a trip to float and back
+            video[:, list(task.known)] = given.frames
+        seconds = time.perf_counter() - began
+        record = self._record(task, to_plain(options), seed=seed, samples=samples, seconds=seconds)
+        record |= {"fps": given.fps, "windows": count, "batch": batch}
+        return Forecast(video, task.known, given.fps, _range(given), record, truth)
+
+    def _record(
+        self, task: Task, options: dict[str, Any], *, seed: int, samples: int, seconds: float
+    ) -> dict[str, Any]:
+        made = samples * (len(task) - sum(task.known))
+        return {
+            "model": self.name,
+            "system": self.system.name,
+            "sha256": self.digest,
+            "task": task.verb,
+            "frames": len(task),
+            "known_frames": [i for i, known in enumerate(task.known) if known],
+            "samples": samples,
+            "sample": options,
+            "seed": seed,
+            "seconds": round(seconds, 3),
+            "frames_per_second": round(made / max(seconds, 1e-9), 3),
+            "device": str(self.system.device),
+            "versions": {"framecast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+
+
+def _range(clip: Clip) -> tuple[float, float]:
+    assert clip.value_range is not None
+    return clip.value_range
