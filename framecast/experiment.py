@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -136,6 +137,59 @@ def to_plain(record: Any) -> Any:
     return record
 
 
+def to_yaml(record: Any) -> str:
+    """A settings record as YAML text, in the order of its fields, lists on one line.
+
+    Example:
+        >>> print(to_yaml(EmaConfig()), end="")
+        decay: 0.9999
+        warmup: 10.0
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    Dumper.add_representer(
+        list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+    )
+    return yaml.dump(to_plain(record), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def from_yaml(text: str, *, where: str = "the settings") -> dict[str, Any]:
+    """The plain values of a YAML text, ready for `from_plain`.
+
+    As in YAML 1.2, `1e-4` is a number, and `off`, `on`, `yes` and `no` are words.
+
+    Args:
+        text: a table at its top level; an empty text is an empty table.
+        where: file name, for messages.
+
+    Raises:
+        ValueError: not YAML, or not a table.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$"), list("tf"))
+    number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    try:
+        values = yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a table of settings, got {values!r}.")
+    return values
+
+
 def from_plain(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
     """Build the settings record `kind` from plain values; missing keys take their defaults.
 
@@ -175,6 +229,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in choices:
             return value
+        if str(value) in choices:  # precision: 32
+            return str(value)
         raise ValueError(f"{where} is {value!r}; it can be {', '.join(map(str, choices))}.")
     if origin in (typing.Union, types.UnionType):
         for choice in choices:
