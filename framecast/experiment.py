@@ -171,7 +171,7 @@ def from_yaml(text: str, *, where: str = "the settings") -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers = {
+        yaml_implicit_resolvers: typing.ClassVar = {
             first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
