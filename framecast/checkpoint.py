@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model folder: how a system is kept on disk, found by name, loaded and exchanged.
+
+A folder holds `config.json` (what it is, and the sha256 of every part), one `<part>.safetensors` per trained part (the
+weights to sample with) and `README.md`. It is written whole or not at all and never holds Python objects. This file
+alone knows safetensors and the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from framecast.assets import sha256
+from framecast.experiment import SampleOptions, VideoSpec, from_plain, nearest, to_plain
+from framecast.system import System
+from framecast.systems import entry, resolve
+
+FORMAT_VERSION = 1
+CONFIG, CARD = "config.json", "README.md"
+BUNDLED = Path(__file__).parent / "bundled"
+FOREIGN = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartInfo:
+    """Where the weights of one part come from."""
+
+    stage: str  # that trained it
+    step: int  # optimiser steps it has seen
+    weights: Literal["ema", "raw"] = "raw"  # averaged over the training, or as the optimiser left them
+    needs: Mapping[str, str] = field(default_factory=dict)  # parts it was trained on top of -> their sha256
+    sha256: str = ""  # of the file; what is written is always computed anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a model folder says about itself."""
+
+    name: str
+    dir: Path
+    system: str
+    video: VideoSpec
+    parts: dict[str, PartInfo | None]  # None: not trained yet
+    model: dict[str, Any]  # settings, plain
+    sample: dict[str, Any]  # default sampling options, plain
+    provenance: dict[str, Any]
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts that are not trained yet."""
+        return [name for name, part in self.parts.items() if part is None]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that change when any weight or model setting does."""
+        weights = [(name, part.sha256) for name, part in sorted(self.parts.items()) if part]
+        told = json.dumps([self.system, self.model, weights], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+# ---- writing
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder that appears at `target` only once everything in it has been written.
+
+    Raises:
+        ValueError: something is there already.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} exists already and is not overwritten; {free_name(target)} is free.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
+    number, free = 2, path
+    while free.exists() or free.is_symlink():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
+
+
+def save_model(
+    dir: Path | str, system: System, *, parts: Mapping[str, PartInfo], provenance: Mapping[str, Any]
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        dir: a folder that does not exist yet, or is empty.
+        system: whose weights are written as they are now.
+        parts: the trained parts, those to write; the others count as not trained yet.
+        provenance: where it comes from (data, licence, …), plain values.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the folder holds something already, or a weight is not a finite number.
+    """
+    with whole_folder(Path(dir)) as folder:
+        write_model(folder, system, parts=parts, provenance=provenance)
+    return Path(dir)
+
+
+def write_model(folder: Path, system: System, *, parts: Mapping[str, PartInfo], provenance: Mapping[str, Any]) -> None:
+    """The files of a model folder, into a folder that is there (see `save_model`)."""
+    modules = system.parts()
+    digests: dict[str, str] = {}
+    for name in parts:
+        save_tensors(folder / f"{name}.safetensors", modules[name].state_dict())
+        digests[name] = sha256(folder / f"{name}.safetensors")
+    config = {
+        "format_version": FORMAT_VERSION,
+        "system": system.name,
+        "model": to_plain(system.config),
+        "video": to_plain(system.video),
+        "sample": to_plain(system.options),
+        "parts": {name: _part_entry(name, parts, digests) if name in parts else None for name in modules},
+        "provenance": {"framecast": version("framecast"), "created": date.today().isoformat(), **provenance},
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(config, system), encoding="utf-8")
+
+
+def _part_entry(name: str, parts: Mapping[str, PartInfo], digests: Mapping[str, str]) -> dict[str, Any]:
+    part = parts[name]
+    return {
+        "file": f"{name}.safetensors",
+        "sha256": digests[name],
+        "stage": part.stage,
+        "step": part.step,
+        "weights": part.weights,
+        "needs": {need: digests[need] for need in part.needs},
+    }
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A flat table of tensors as one safetensors file.
+
+    Raises:
+        ValueError: a tensor holds values that are not finite; nothing is written.
+    """
+    kept = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    for name, tensor in kept.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name} holds values that are not numbers (nan or infinity); {path.name} is not written.")
+    safetensors.torch.save_file(kept, str(path))
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing.")
+    try:
+        return safetensors.torch.load_file(str(path), device=str(device))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from None
+
+
+def model_card(config: Mapping[str, Any], system: System) -> str:
+    """README.md of a model folder: plain facts."""
+    video, verbs = system.video, entry(system.name).tasks
+    rate = f" at {video.fps:g} fps" if video.fps else ""
+    lines = [
+        f"# A {system.name} model",
+        "",
+        f"Weights for [framecast](https://github.com/framecast/framecast), system `{system.name}`: {', '.join(verbs)}.",
+        f"Clips: {video.clip_frames} frames of {video.width}×{video.height} pixels, {video.channels} channel"
+        f"{'s' if video.channels > 1 else ''}{rate}, values {video.value_range[0]:g} to {video.value_range[1]:g}.",
+        "",
+        "| part | parameters | trained by stage | steps | weights |",
+        "|---|---|---|---|---|",
+    ]
+    for name, part in config["parts"].items():
+        count = sum(p.numel() for p in system.parts()[name].parameters())
+        told = f"{part['stage']} | {part['step']} | {part['weights']}" if part else "not trained yet | – | –"
+        lines.append(f"| {name} | {count:,} | {told} |")
+    lines += ["", *(f"- {key}: {value}" for key, value in config["provenance"].items()), ""]
+    lines += [
+        "What this model draws is generated, not recorded: say so wherever its videos are shown. It knows only clips",
+        "like those it was trained on, and its futures are possible ones, not the one that will happen.",
+        "",
+        "```python",
+        "import framecast",
+        'model = framecast.load("this/folder")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+# ---- finding
+
+
+def find_model(source: Path | str) -> Path:
+    """The model folder meant by `source`.
+
+    Args:
+        source: the name of a bundled model, a model folder, a run folder (its newest checkpoint), a checkpoint, or a
+            hub id `org/name` (downloaded once, then kept in the hub's own cache).
+
+    Raises:
+        ValueError: nothing of the kind; the sentence says what to do.
+    """
+    text = str(source)
+    if re.fullmatch(r"[\w.-]+", text) and (BUNDLED / text / CONFIG).is_file():
+        return BUNDLED / text
+    path = follow(Path(source).expanduser())
+    if path.is_dir():
+        if (path / CONFIG).is_file():
+            return path
+        if (path / "checkpoints").is_dir():
+            return newest_checkpoint(path)
+        raise ValueError(f"{path} is neither a model folder (no {CONFIG}) nor a run folder (no checkpoints).")
+    if path.suffix in FOREIGN:
+        raise ValueError(f"{path} is a checkpoint of another program; convert it: framecast models import {path}")
+    if path.is_file():
+        raise ValueError(f"{path} is a file; a model is a folder with {CONFIG}.")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(source).parent.is_dir():
+        return _download(text)
+    raise ValueError(
+        f"no model {text!r}: it is neither a bundled name, nor a folder here, nor a hub id org/name."
+        + nearest(text, bundled())
+    )
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run folder that `checkpoints/last` points to, else the one with the most steps.
+
+    Raises:
+        ValueError: the run has none.
+    """
+    folder = run / "checkpoints"
+    last = follow(folder / "last")
+    if last.name != "last" and (last / CONFIG).is_file():
+        return last
+    found = [path for path in folder.glob("step_*") if (path / CONFIG).is_file()]
+    if not found:
+        raise ValueError(f"{run} holds no checkpoint yet; its training stopped before the first one was written.")
+    return max(found, key=lambda path: path.name)
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` point to its neighbour `target`: a symbolic link, or a text file where the system has none."""
+    if link.is_dir() and not link.is_symlink():
+        return  # somebody's folder of that name: leave it
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        fresh.symlink_to(target)
+    except OSError:
+        fresh.write_text(target + "\n", encoding="utf-8")
+    fresh.replace(link)
+
+
+def follow(path: Path) -> Path:
+    """Where a pointer written by `point` leads; any other path comes back as it is."""
+    if path.is_symlink():
+        return path.resolve()
+    if path.is_file() and path.name in ("last", "latest"):
+        return path.parent / path.read_text(encoding="utf-8").strip()
+    return path
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[CONFIG, CARD, "*.safetensors"]))
+    except Exception as error:  # the hub's client raises its own, its http library's and the system's errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{hub_id} is no folder here, and could not be fetched from the hub "
+            f"({type(error).__name__}: {reason[:160]}); "
+            "check the name and the connection, or give a folder."
+        ) from None
+
+
+def bundled() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG}"))
+
+
+def list_models(folders: Iterable[Path | str] = ("runs",)) -> list[ModelInfo]:
+    """The bundled models, then every model or run folder directly inside `folders`; unreadable ones are left out."""
+    places = [BUNDLED / name for name in bundled()]
+    for folder in map(Path, folders):
+        if folder.is_dir():
+            places += sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    found = []
+    for place in places:
+        try:
+            found.append(describe(place))
+        except ValueError:
+            continue
+    return found
+
+
+def describe(source: Path | str) -> ModelInfo:
+    """What the model `source` (see `find_model`) says about itself, without loading a weight.
+
+    Raises:
+        ValueError: no model there, written by a newer framecast, or damaged.
+    """
+    folder = find_model(source)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = config["format_version"]
+        if found > FORMAT_VERSION:
+            raise ValueError(
+                f"{folder} was written by a newer framecast (format {found}, this one reads up to {FORMAT_VERSION}): "
+                "upgrade framecast."
+            )
+        entry(config["system"])
+        return ModelInfo(
+            name=folder.parents[1].name if folder.parent.name == "checkpoints" else folder.name,
+            dir=folder,
+            system=config["system"],
+            video=from_plain(VideoSpec, config["video"], where="video"),
+            parts={name: _part_info(name, part) for name, part in config["parts"].items()},
+            model=config["model"],
+            sample=config["sample"],
+            provenance=config["provenance"],
+        )
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); copy it again.") from None
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{folder / CONFIG}: {error}") from None
+
+
+def _part_info(name: str, plain: dict[str, Any] | None) -> PartInfo | None:
+    if plain is None:
+        return None
+    if plain["file"] != f"{name}.safetensors" or "/" in name or "\\" in name:
+        raise KeyError(f"part {name}: file {plain['file']!r}")
+    return PartInfo(
+        stage=plain["stage"],
+        step=plain["step"],
+        weights=plain["weights"],
+        needs=dict(plain["needs"]),
+        sha256=plain["sha256"],
+    )
+
+
+# ---- loading
+
+
+def load_system(
+    source: Path | str, device: torch.device | str = "cpu", *, require: Sequence[str] | None = None
+) -> System:
+    """The system that `source` (see `find_model`) holds, on `device`, ready to sample.
+
+    Args:
+        source: bundled name, model folder, run folder or hub id.
+        device: where its weights go.
+        require: parts that must be trained; None means all. Others are loaded where they are there.
+
+    Raises:
+        ValueError: no model there, a part not trained yet, or files that are damaged or do not belong together.
+    """
+    info = describe(source)
+    system = build_system(info.system, info.model, info.video, info.sample)
+    needed = list(info.parts) if require is None else list(require)
+    load_parts(system, info, [name for name, part in info.parts.items() if part or name in needed])
+    return system.to(device).eval()
+
+
+def build_system(name: str, model: dict[str, Any], video: VideoSpec, sample: dict[str, Any]) -> System:
+    """A system with fresh weights, from plain settings; the global random generator is left as it was."""
+    row = entry(name)
+    hints = get_type_hints(resolve(row.experiment))
+    config = from_plain(hints["model"], model, where="model")
+    options: SampleOptions = from_plain(hints["sample"], sample, where="sample")
+    with torch.random.fork_rng(devices=[]):
+        return resolve(row.system)(config, video, options)
+
+
+def load_parts(system: System, info: ModelInfo, names: Iterable[str]) -> dict[str, PartInfo]:
+    """Fill the parts `names` of `system` from a model folder.
+
+    Returns:
+        Where each comes from.
+
+    Raises:
+        ValueError: a part is not there, damaged, of another shape, or was trained on top of other weights.
+    """
+    loaded = {}
+    for name in names:
+        part = info.parts.get(name)
+        if part is None:
+            raise ValueError(
+                f"{info.dir} has no trained part {name}; train it: framecast train … --stage {name} --from {info.dir}"
+            )
+        path = info.dir / f"{name}.safetensors"
+        tensors = load_tensors(path)
+        if sha256(path) != part.sha256:
+            raise ValueError(f"{path} is not the file that {CONFIG} describes (sha256 differs); copy the folder again.")
+        _check_needs(info, name, part)
+        fill(system.parts()[name], tensors, where=f"{path}")
+        loaded[name] = part
+    return loaded
+
+
+def _check_needs(info: ModelInfo, name: str, part: PartInfo) -> None:
+    for need, digest in part.needs.items():
+        other = info.parts.get(need)
+        if other is None or other.sha256 != digest:
+            raise ValueError(
+                f"{info.dir}: part {name} was trained on top of another {need} than the one here; train {name} again "
+                f"on this one: framecast train … --stage {name} --from {info.dir}"
+            )
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy tensors into a module's weights and buffers.
+
+    Raises:
+        ValueError: names or shapes differ; the first difference is told.
+    """
+    own = module.state_dict()
+    for name in own:
+        if name not in tensors:
+            raise ValueError(f"{where}: weight {name} is missing; the file belongs to other model settings.")
+        if tensors[name].shape != own[name].shape:
+            raise ValueError(
+                f"{where}: weight {name} has shape {tuple(tensors[name].shape)}, the model settings ask for "
+                f"{tuple(own[name].shape)}; use the settings it was trained with."
+            )
+    if extra := [name for name in tensors if name not in own]:
+        raise ValueError(f"{where}: weight {extra[0]} has no place in the model; the file belongs to other settings.")
+    module.load_state_dict(dict(tensors))
+
+
+# ---- exchange
+
+
+def copy_model(source: Path | str, dir: Path | str) -> Path:
+    """Copy the model `source` (see `find_model`) to a new folder, without any training state.
+
+    Raises:
+        ValueError: no such model, or the folder holds something already.
+    """
+    info = describe(source)
+    files = [CONFIG, CARD, *(f"{name}.safetensors" for name, part in info.parts.items() if part)]
+    with whole_folder(Path(dir)) as folder:
+        for name in files:
+            if (info.dir / name).is_file():
+                shutil.copyfile(info.dir / name, folder / name)
+    return Path(dir)
+
+
+def push_model(source: Path | str, hub_id: str) -> str:
+    """Upload the model `source` to the hub under `org/name`; the hub's own login is used.
+
+    Returns:
+        The address of what was uploaded.
+
+    Raises:
+        ValueError: no such model, or the hub refused or could not be reached.
+    """
+    from huggingface_hub import HfApi
+
+    info = describe(source)
+    try:
+        api = HfApi()
+        api.create_repo(hub_id, exist_ok=True, private=True)
+        patterns = [CONFIG, CARD, *(f"{name}.safetensors" for name, part in info.parts.items() if part)]
+        return str(api.upload_folder(repo_id=hub_id, folder_path=str(info.dir), allow_patterns=patterns))
+    except Exception as error:  # see _download
+        raise ValueError(
+            f"{info.dir} could not be uploaded to {hub_id} ({type(error).__name__}: {str(error).strip()[:160]}); "
+            "check the name, the connection and the login (hf auth login)."
+        ) from None
