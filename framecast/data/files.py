@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every reader and writer of clips shares: the error of a bad clip, and files written whole or not at all.
+
+A file of the user's is never replaced unless the caller says so, and an interrupted write leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class BadClip(ValueError):
+    """A file that cannot be used as a clip; the message is one sentence: the file, what is wrong, what to do."""
+
+
+@contextmanager
+def new_file(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path with the same suffix beside `path`, which takes its place when the block ends without error.
+
+    Args:
+        path: where the finished file goes; missing folders are made.
+        overwrite: replace a file that is there already.
+
+    Raises:
+        FileExistsError: something is there already and `overwrite` is False.
+    """
+    path = Path(path)
+    _refuse(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _refuse(path, overwrite)  # it may have appeared meanwhile
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already: choose another name, or pass overwrite=True to replace it.")

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video files in and out; the only file that knows the decoder library.
+
+Opening walks the packets once, without decoding, and notes the time stamp of every frame and which of them are key
+frames. Reading seeks to the key frame before the first wanted frame, decodes on, and recognises frames by time stamp,
+so any frame is exact and nothing is decoded beyond the last one wanted. One decoding thread: frame threads that are
+left early can dead-lock, and loaders bring their own processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from framecast.data.files import BadClip, new_file
+
+_SUFFIXES = """.3gp .apng .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
+.ogv .ts .vob .webm .wmv .y4m"""
+SUFFIXES = frozenset(_SUFFIXES.split())
+# Containers by their names in the decoder library. Without this list a text file can pass as a playlist that names
+# other files and addresses, or as a picture made of letters.
+_CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,gif,apng,asf,flv,h264,hevc,ivf,m4v,mjpeg,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
+    "yuv4mpegpipe"
+)
+_WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
+_VIEW_FPS = 10.0  # of written videos whose source has no time
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video in a file, seen as frames 0 to `frames` - 1 in the order in which they are shown."""
+
+    path: Path
+    frames: int
+    fps: float | None  # where frames come at varying times, their average rate
+    channels: int  # 1 where the file stores grey, else 3
+    height: int  # pixels, after the rotation that the file asks for
+    width: int
+    times: np.ndarray | None  # (frames,) seconds from the first frame
+    stream: int  # index in the container
+    promised: int  # frames that the header claims; 0: it does not say
+    turns: int  # quarter turns, counterclockwise, that the file asks for
+    value_range: None = None
+    _pts: np.ndarray | None = field(default=None, repr=False)  # (frames,) time stamps, None: frames must be counted
+    _keys: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)  # frames decoding can start at
+
+    def read(self, indices: Sequence[int]) -> Tensor:
+        """The frames `indices` as (n, C, H, W) uint8, in any order, repeats allowed.
+
+        Raises:
+            BadClip: a frame that the file does not have, or that cannot be decoded.
+        """
+        for i in indices:
+            if not 0 <= i < self.frames:
+                cut = f"; its header promises {self.promised}, so it was cut short" if self.promised > i else ""
+                raise BadClip(f"{self.path}: frame {i} asked for, the file has frames 0 to {self.frames - 1}{cut}.")
+        wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+        out = torch.empty((len(wanted), self.channels, self.height, self.width), dtype=torch.uint8)
+        for first, last in self._runs(wanted):
+            self._read_run(wanted[first:last], out[first:last])
+        return out[torch.from_numpy(places.reshape(-1))]
+
+    def _runs(self, wanted: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Ranges of `wanted` between which a seek saves decoding."""
+        starts = self._keys[np.searchsorted(self._keys, wanted, side="right") - 1]
+        first = 0
+        for i in range(1, len(wanted)):
+            if starts[i] - wanted[i - 1] > _WORTH_A_SEEK:
+                yield first, i
+                first = i
+        if len(wanted):
+            yield first, len(wanted)
+
+    def _read_run(self, wanted: np.ndarray, out: Tensor) -> None:
+        """Decode from the key frame before `wanted[0]` to `wanted[-1]`."""
+        rank = int(np.searchsorted(self._keys, wanted[0], side="right")) - 1
+        done = 0
+        for number, frame in _decoded(self, rank):
+            if number > wanted[done]:
+                break  # the wanted frame never came out
+            if number == wanted[done]:
+                out[done] = torch.from_numpy(_pixels(frame, self)).permute(2, 0, 1)
+                done += 1
+                if done == len(wanted):
+                    return
+        raise BadClip(f"{self.path}: decoder stopped at frame {wanted[done]} (no picture came out).")
+
+
+def open_video(path: Path | str, *, stream: int | None = None) -> VideoFile:
+    """Open a video by its packets; of its pictures only the first is decoded.
+
+    Args:
+        path: the file.
+        stream: which of its videos, counted from 0; None: the one marked as default, else the first.
+
+    Raises:
+        BadClip: not a video, or one without a decodable frame.
+    """
+    path = Path(path)
+    container = _container(path)
+    try:
+        track = _track(container, path, stream)
+        pts, keys = _walk(container, track)
+        if not len(keys):
+            raise BadClip(f"{path}: its video has no frames.")
+        rate = track.average_rate or track.guessed_rate
+        times, fps = _timing(pts, len(pts), track.time_base, rate)
+        counted = pts[0] is None
+        draft = VideoFile(
+            path=path,
+            frames=len(pts),
+            fps=fps,
+            channels=3,
+            height=0,
+            width=0,
+            times=times,
+            stream=track.index,
+            promised=track.frames,
+            turns=0,
+            _pts=None if counted else np.asarray(pts, np.int64),
+            _keys=keys,
+        )
+    finally:
+        container.close()
+    return _with_first_picture(draft)
+
+
+def write_video(
+    path: Path | str,
+    frames: Tensor,
+    fps: float | None,
+    *,
+    comment: str,
+    title: str = "Generated video",
+    overwrite: bool = False,
+) -> Path:
+    """Write a video that every player shows: mp4, H.264, yuv420p. Lossy: for viewing, never for evaluation.
+
+    Odd sides grow by one pixel (the edge repeated), which yuv420p needs.
+
+    Args:
+        path: ends in .mp4.
+        frames: (T, C, H, W) uint8 with 1 or 3 channels.
+        fps: frames per second; None where the source has no time: shown at 10.
+        comment: says that the video is generated, and by which model; kept in the file.
+        title: kept in the file, too.
+        overwrite: replace a file that is there already.
+
+    Raises:
+        FileExistsError: a file is there and `overwrite` is False.
+        ValueError: frames of another kind.
+    """
+    path = Path(path)
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] not in (1, 3) or not len(frames):
+        raise ValueError(
+            f"a video is written from uint8 frames (T, 1 or 3, H, W), got {frames.dtype} {tuple(frames.shape)}."
+        )
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path}: videos are written as .mp4; name the file so.")
+    pixels = frames.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+    _, height, width, _ = pixels.shape
+    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    rate = Fraction(fps or _VIEW_FPS).limit_denominator(1001)  # 29.97… is 30000 / 1001
+    with (
+        new_file(path, overwrite=overwrite) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
+        container.metadata.update({"title": title, "comment": comment})
+        track = container.add_stream("libx264", rate=rate, options={"crf": "15", "preset": "medium"})
+        track.height, track.width = pixels.shape[1:3]
+        track.pix_fmt, track.codec_context.thread_count = "yuv420p", 1
+        for picture in pixels:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path
+
+
+def _container(path: Path) -> Any:
+    """The file opened for reading, or a BadClip that says why not."""
+    if not path.is_file():
+        raise BadClip(f"{path}: there is no such file.")
+    if not path.stat().st_size:
+        raise BadClip(f"{path}: the file is empty.")
+    try:
+        return av.open(str(path), options={"format_whitelist": _CONTAINERS}, metadata_errors="ignore")
+    except (av.FFmpegError, UnicodeError) as error:
+        why = "its end, where the list of frames is kept, is missing" if _is_cut_mp4(path) else _reason(error)
+        raise BadClip(f"{path}: not a readable video ({why}).") from None
+
+
+def _is_cut_mp4(path: Path) -> bool:
+    """True for an mp4 that begins as one should and whose boxes run past the end of the file."""
+    size, at = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            if at == 0 and head[4:8] != b"ftyp":
+                return False
+            length = int.from_bytes(head[:4])
+            at += int.from_bytes(head[8:16]) if length == 1 else max(length, 8)
+    return at > size
+
+
+def _reason(error: Exception) -> str:
+    """The decoder library's own words, without number and path."""
+    return str(getattr(error, "strerror", None) or error).strip().rstrip(".").lower()
+
+
+def _track(container: Any, path: Path, stream: int | None) -> Any:
+    """The chosen video of a container; covers of music files and preview pictures do not count."""
+    aside = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    videos = [s for s in container.streams.video if not s.disposition & aside]
+    if not videos:
+        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        raise BadClip(f"{path}: there is no video in it, only {' and '.join(kinds)}.")
+    if stream is not None:
+        if not 0 <= stream < len(videos):
+            raise BadClip(f"{path}: video {stream} asked for, it holds videos 0 to {len(videos) - 1}.")
+        return videos[stream]
+    return next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
+
+
+def _walk(container: Any, track: Any) -> tuple[list[int | None], np.ndarray]:
+    """Time stamps of all frames in order of showing, and which of them decoding can start at.
+
+    Time stamps are None where the container cannot order frames: none are stored, or (AVI with frames that are shown in
+    another order than they are stored) those it makes up are wrong.
+    """
+    stamps: list[int | None] = []
+    key: list[bool] = []
+    try:
+        for packet in container.demux(track):
+            # packets of no size repeat a frame or end the stream; discarded ones precede the first frame shown;
+            # corrupt ones are the torn last packet of a file cut short
+            if packet.size and not packet.is_discard and not packet.is_corrupt:
+                stamps.append(packet.pts)
+                key.append(packet.is_keyframe)
+    except av.FFmpegError:
+        pass  # what follows cannot be reached; the frames before can
+    reordered_avi = container.format.name == "avi" and track.codec_context.has_b_frames
+    if reordered_avi or None in stamps or len(set(stamps)) < len(stamps):
+        return [None] * len(stamps), np.zeros(min(1, len(stamps)), np.int64)
+    if not any(key) and key:
+        key[0] = True
+    order = np.argsort(np.asarray(stamps, np.int64), kind="stable")
+    keys = np.flatnonzero(np.asarray(key, bool)[order])
+    if len(keys):
+        order, keys = order[keys[0] :], keys - keys[0]  # nothing before the first key frame can be decoded
+    return [stamps[i] for i in order], keys
+
+
+def _timing(
+    pts: list[Any], count: int, unit: Fraction, rate: Fraction | None
+) -> tuple[np.ndarray | None, float | None]:
+    """Seconds of every frame, and frames per second: the header's word where the time stamps bear it out."""
+    stated = float(rate) if rate else None
+    if pts[0] is None:
+        return (np.arange(count) / stated if stated else None), stated
+    times = (np.asarray(pts, np.int64) - pts[0]) * float(unit)
+    if count < 2:
+        return times, stated
+    measured = (count - 1) / float(times[-1])
+    close = stated is not None and abs(measured / stated - 1) < max(0.002, 1.5 / count)
+    even = np.ptp(np.diff(times)) < 0.5 / measured
+    return times, stated if close and even else measured
+
+
+def _with_first_picture(draft: VideoFile) -> VideoFile:
+    """The draft completed by what only a picture tells: its true size, whether it is grey, and how it is turned."""
+    frame = next((frame for _, frame in _decoded(draft, 0)), None)
+    if frame is None:
+        raise BadClip(f"{draft.path}: decoder stopped at frame 0 (no picture came out).")
+    turns = round(frame.rotation / 90) % 4
+    height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+    grey = frame.format.name.startswith(("gray", "ya", "mono"))
+    fields = {"channels": 1 if grey else 3, "height": height, "width": width, "turns": turns}
+    return dataclasses.replace(draft, **fields)
+
+
+def _decoded(video: VideoFile, rank: int) -> Iterator[tuple[int, Any]]:
+    """Frames with their numbers, from key frame number `rank` of the file on, until the caller stops asking."""
+    with _opened(video) as (container, track):
+        packets = _packets_from(video, container, track, rank)
+        if packets is not None:
+            yield from _numbered(video, track, packets, rank)
+            return
+    with _opened(video) as (container, track):  # afresh: no seek that failed has moved it
+        yield from _numbered(video, track, container.demux(track), 0)
+
+
+@contextmanager
+def _opened(video: VideoFile) -> Iterator[tuple[Any, Any]]:
+    container = _container(video.path)
+    try:
+        track = container.streams[video.stream]
+        track.codec_context.thread_count = 1
+        track.codec_context.options = {"err_detect": "explode"}  # a damaged picture is an error, not a guess
+        yield container, track
+    finally:
+        container.close()
+
+
+def _packets_from(video: VideoFile, container: Any, track: Any, rank: int) -> Iterator[Any] | None:
+    """Packets from the key frame number `rank` or an earlier one on; None where the container cannot seek there."""
+    if video._pts is None or rank == 0:
+        return container.demux(track)
+    stamps = video._pts[video._keys]
+    for earlier in range(rank, max(0, rank - 3), -1):  # some containers land on a later key frame than asked for
+        try:
+            container.seek(int(stamps[earlier]), stream=track, backward=True)
+            packets = container.demux(track)
+            start = next((p for p in packets if p.size and p.is_keyframe), None)
+        except av.FFmpegError:
+            return None
+        if start is not None and start.pts is not None and start.pts <= stamps[rank]:
+            return itertools.chain([start], packets)
+    return None
+
+
+def _numbered(video: VideoFile, track: Any, packets: Iterator[Any], rank: int) -> Iterator[tuple[int, Any]]:
+    """Decoded frames with their numbers, in order of showing."""
+    if video._pts is None:  # only counting from the start tells which frame it is
+        yield from enumerate(_pictures(video, track, packets, first=None))
+        return
+    for frame in _pictures(video, track, packets, first=int(video._pts[video._keys[rank]])):
+        number = int(np.searchsorted(video._pts, frame.pts))
+        if number < video.frames and video._pts[number] == frame.pts:
+            yield number, frame
+
+
+def _pictures(video: VideoFile, track: Any, packets: Iterator[Any], *, first: int | None) -> Iterator[Any]:
+    """Decoded pictures, without those shown before the time stamp `first`: they build on what was not decoded."""
+    shown = 0
+    for packet in itertools.chain((p for p in packets if p.size), [None]):
+        failure, stamp = "", None if packet is None else packet.pts
+        try:
+            pictures = track.codec_context.decode(packet)
+        except av.FFmpegError as error:
+            if first is not None and stamp is not None and stamp < first:
+                continue
+            failure, pictures = _reason(error), _held_back(track)
+        for frame in pictures:
+            if first is not None and frame.pts < first:
+                continue
+            if frame.is_corrupt:
+                failure, stamp = "damaged picture", frame.pts
+                break
+            yield frame
+            shown += 1
+        if failure:
+            known = video._pts is not None and stamp is not None
+            number = int(np.searchsorted(video._pts, stamp)) if known else shown  # type: ignore[arg-type]
+            raise BadClip(f"{video.path}: decoder stopped at frame {number} ({failure}).")
+
+
+def _held_back(track: Any) -> list[Any]:
+    """Pictures that the decoder had finished before it failed."""
+    try:
+        return track.codec_context.decode(None)
+    except av.FFmpegError:
+        return []
+
+
+def _pixels(frame: Any, video: VideoFile) -> np.ndarray:
+    """One picture as (H, W, C) uint8: turned upright, alpha dropped, deep colours in 8 bit."""
+    pixels = frame.to_ndarray(format="gray" if video.channels == 1 else "rgb24")
+    pixels = np.rot90(pixels.reshape(*pixels.shape[:2], -1), video.turns)
+    if pixels.shape[:2] != (video.height, video.width):
+        raise BadClip(
+            f"{video.path}: its size changes from {video.width}x{video.height} to {pixels.shape[1]}x{pixels.shape[0]}."
+        )
+    return np.ascontiguousarray(pixels)
