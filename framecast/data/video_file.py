@@ -25,8 +25,9 @@ from torch import Tensor
 
 from framecast.data.files import BadClip, new_file
 
-_SUFFIXES = """.3gp .apng .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
-.ogv .ts .vob .webm .wmv .y4m"""
+_SUFFIXES = """
+.3gp .apng .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogv .ts .vob
+.webm .wmv .y4m"""
 SUFFIXES = frozenset(_SUFFIXES.split())
 # Containers by their names in the decoder library. Without this list a text file can pass as a playlist that names
 # other files and addresses, or as a picture made of letters.
@@ -308,7 +309,6 @@ def _opened(video: VideoFile) -> Iterator[tuple[Any, Any]]:
     try:
         track = container.streams[video.stream]
         track.codec_context.thread_count = 1
-        track.codec_context.options = {"err_detect": "explode"}  # a damaged picture is an error, not a guess
         yield container, track
     finally:
         container.close()
@@ -356,7 +356,7 @@ def _pictures(video: VideoFile, track: Any, packets: Iterator[Any], *, first: in
         for frame in pictures:
             if first is not None and frame.pts < first:
                 continue
-            if frame.is_corrupt:
+            if frame.is_corrupt:  # the decoder would go on with a guess at what was shown
                 failure, stamp = "damaged picture", frame.pts
                 break
             yield frame
