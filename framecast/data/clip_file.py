@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from framecast.data import array_file, video_file
+from framecast.data import array_file, image_file, video_file
 from framecast.data.files import BadClip
 from framecast.video import Clip
 
@@ -67,12 +67,16 @@ def open_clip(
     suffix = path.suffix.lower()
     if suffix in array_file.SUFFIXES or str(path) == "-":
         return array_file.open_array(path, value_range=value_range, axes=axes)
+    if path.is_dir() or suffix in image_file.SUFFIXES:
+        return image_file.open_images(path)
     return video_file.open_video(path, stream=stream)
 
 
 def looks_like_clip(path: Path) -> bool:
     """True for a name with the suffix of a clip, and for a folder that directly holds numbered images."""
-    return path.suffix.lower() in array_file.SUFFIXES | video_file.SUFFIXES and path.is_file()
+    if path.is_dir():
+        return len(image_file.numbered_images(path)) > 1
+    return path.suffix.lower() in array_file.SUFFIXES | video_file.SUFFIXES | image_file.ANIMATED and path.is_file()
 
 
 def nearest_frames(times: np.ndarray, fps: float) -> np.ndarray:

@@ -274,10 +274,9 @@ def _timing(
     times = (np.asarray(pts, np.int64) - pts[0]) * float(unit)
     if count < 2:
         return times, stated
-    measured = (count - 1) / float(times[-1])
-    close = stated is not None and abs(measured / stated - 1) < max(0.002, 1.5 / count)
-    even = np.ptp(np.diff(times)) < 0.5 / measured
-    return times, stated if close and even else measured
+    if stated is not None and np.abs(times - np.arange(count) / stated).max() < 0.25 / stated:
+        return times, stated
+    return times, (count - 1) / float(times[-1])
 
 
 def _with_first_picture(draft: VideoFile) -> VideoFile:
