@@ -73,6 +73,7 @@ class RaMViDSampling(SampleOptions):
     conditioning: Literal["clean", "replacement"] = "clean"  # known frames go in clean, or as draws of q(x_t | x_0)
     overlap: int = 4  # finished frames that a later window of a long video sees
     window: int = 0  # frames of a window; 0: the model's clip_frames
+    label: int | None = None  # class to draw, for networks with classes
 
 
 @dataclass(frozen=True, kw_only=True)
