@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures and animations made of them, in and out, and drawn letters; the only file that knows the image library.
 
-Reads folders of numbered images, single images, TIFF stacks and animated WebP (GIF goes through the video decoder). Writes
-PNG, animated WebP and GIF. The animations are assembled here frame by frame, because the library's own writers merge
-identical neighbours, which would shorten a video.
+Reads folders of numbered images, single images, TIFF stacks and animated WebP (GIF goes through the video decoder).
+Writes PNG, animated WebP and GIF. The animations are assembled here frame by frame, because the own writers of the
+library merge identical neighbours, which would shorten a video.
 """
 
 from __future__ import annotations
