@@ -2,8 +2,8 @@
 """Standard layers of diffusion U-Nets: step embedding, normalisation with SiLU in one step, the residual block.
 
 The residual block is the one of Nichol and Dhariwal, "Improved denoising diffusion probabilistic models" (2021);
-parameter names follow their code, so that published weights load. Hidden here: the fused form of normalise, scale, shift
-and activate, which keeps one tensor for the backward pass instead of four, and 1x1 convolutions as matrix products.
+parameter names follow their code, so that published weights load. Hidden here: the fused form of normalise, scale,
+shift and activate, which keeps one tensor for the backward pass instead of four; 1x1 convolutions as matrix products.
 Fastest where channels are the last axis in memory.
 """
 
