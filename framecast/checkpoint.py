@@ -171,7 +171,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in kept.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{name} holds values that are not numbers (nan or infinity); {path.name} is not written.")
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.torch.save_file(kept, str(path))
+    path.chmod(mode)  # the library makes it private to the user; the folder is to be shared like any other
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -256,16 +259,12 @@ def find_model(source: Path | str) -> Path:
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run folder that `checkpoints/last` points to, else the one with the most steps.
+    """The checkpoint of a run folder with the most steps (what `checkpoints/last` points to).
 
     Raises:
         ValueError: the run has none.
     """
-    folder = run / "checkpoints"
-    last = follow(folder / "last")
-    if last.name != "last" and (last / CONFIG).is_file():
-        return last
-    found = [path for path in folder.glob("step_*") if (path / CONFIG).is_file()]
+    found = [path for path in (run / "checkpoints").glob("step_*") if (path / CONFIG).is_file()]
     if not found:
         raise ValueError(f"{run} holds no checkpoint yet; its training stopped before the first one was written.")
     return max(found, key=lambda path: path.name)

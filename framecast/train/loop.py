@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: any stage of any system, one optimiser step after another.
+
+Whatever a step computes is a function of (settings, step, weights): clips by their position in the stream
+(step × batch + i), noise by seed and position, dropout by a global generator seeded anew for every micro-batch. That is
+why a resumed run continues bit for bit, and why batch layouts (devices, micro-batches) agree up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from framecast.data.clips import ClipStream, loader
+from framecast.devices import Fabric
+from framecast.draws import draws, mix
+from framecast.experiment import StageConfig
+from framecast.train.plan import Job
+from framecast.train.state import TrainState
+from framecast.video import Video
+
+VALIDATION_CLIPS, PREVIEW_CLIPS = 16, 4
+
+
+class Diverged(ValueError):
+    """The loss or a gradient is not a finite number any more."""
+
+
+class Reporter(Protocol):
+    """Where the loop tells what happens; on all processes but the first these do nothing."""
+
+    def step(self, state: TrainState, loss: float, values: Mapping[str, float]) -> None: ...
+    def checkpoint(self, state: TrainState) -> None: ...
+    def preview(self, state: TrainState, clips: Video, made: Video) -> None: ...
+    @property
+    def last(self) -> Path | None: ...  # newest checkpoint
+
+
+def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, asked: Callable[[], bool]) -> bool:
+    """Train from `state.step` to the end, or until `asked` (on any process) says to stop.
+
+    Returns:
+        Whether the end was reached. A checkpoint of the last step has been written either way.
+
+    Raises:
+        Diverged: a loss or gradient that is not finite; the weights of that step are never written.
+    """
+    stage, settings = job.stage, job.settings
+    share = settings.batch // (settings.accumulate * fabric.world_size)
+    noise = mix("noise", job.stage_name, settings.seed)
+    places = _places(settings, share, fabric, first=state.step)
+    batches = loader(job.train, places(), workers=job.experiment.data.workers)
+    held = _held(job, fabric)
+    for step in range(state.step, settings.max_steps):
+        began = time.perf_counter()
+        turn = stage.turn(step)
+        learner = state.learners[turn]
+        rate = learner.take_turn(state.learners, step, max_steps=settings.max_steps)
+        told: dict[str, Tensor] = {}
+        for micro in range(settings.accumulate):
+            clips, valid = fabric.to_device(next(batches))
+            rows = _rows(settings, step, micro, share, fabric)
+            rng = draws(noise, rows, fabric.device, step=step)
+            torch.manual_seed(mix("global", noise, step, fabric.global_rank, micro))
+            with torch.no_grad(), fabric.autocast():
+                examples = stage.examples(clips, valid, rng)
+            with fabric.no_backward_sync(learner.objective, enabled=micro + 1 < settings.accumulate):
+                loss, terms = learner.objective(examples, step, turn, rng)
+                fabric.backward(loss / settings.accumulate)
+            for name, value in {"loss": loss, **terms}.items():
+                told[name] = told.get(name, 0.0) + value.detach().float() / settings.accumulate
+        told["grad_norm"] = learner.clip()
+        values = _agree(fabric, {**told, "stop": float(asked())})
+        stop = values.pop("stop") > 0
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            raise Diverged(_diverged(values, step, job, report.last))
+        learner.update()
+        after = stage.after_step(step, draws(mix("after", noise, step), range(1), fabric.device, step=step))
+        for name in learner.modules.keys() & state.average.modules.keys():
+            state.average.update(name, learner.updates - 1)
+
+        state.step, last = step + 1, step + 1 == settings.max_steps
+        state.seconds += time.perf_counter() - began
+        values |= {name: float(value) for name, value in after.items()}
+        state.means.add(values if len(state.learners) == 1 else {f"{turn}/{k}": v for k, v in values.items()})
+        line = state.means.take() | {"lr": rate} if state.step % settings.log_every == 0 or last else {}
+        due = state.step % settings.checkpoint_every == 0 or last
+        if due and held is not None:
+            line["validation_loss"] = validation_loss(job, fabric, state, held)
+        report.step(state, values["loss"], line)
+        if due or stop:
+            report.checkpoint(state)
+        if last or (settings.preview_every and state.step % settings.preview_every == 0):
+            clips = fabric.to_device(job.held.first(PREVIEW_CLIPS))
+            report.preview(state, clips, preview(job, fabric, state, clips))
+        fabric.barrier()
+        if stop and not last:
+            return False
+    return True
+
+
+def _rows(settings: StageConfig, step: int, micro: int, share: int, fabric: Fabric) -> range:
+    """Positions in the stream of one micro-batch of this process."""
+    start = step * settings.batch + (micro * fabric.world_size + fabric.global_rank) * share
+    return range(start, start + share)
+
+
+def _places(settings: StageConfig, share: int, fabric: Fabric, *, first: int) -> Callable[[], Iterator[list[int]]]:
+    def places() -> Iterator[list[int]]:
+        for step in range(first, settings.max_steps):
+            for micro in range(settings.accumulate):
+                yield list(_rows(settings, step, micro, share, fabric))
+
+    return places
+
+
+def _agree(fabric: Fabric, values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Means over all processes, in one exchange and one wait for the device."""
+    names = sorted(values)
+    told = torch.stack([torch.as_tensor(values[n], dtype=torch.float32, device=fabric.device) for n in names])
+    means = fabric.all_reduce(told, reduce_op="mean")
+    assert isinstance(means, Tensor)
+    return dict(zip(names, means.tolist()))
+
+
+def _diverged(values: Mapping[str, float], step: int, job: Job, last: Path | None) -> str:
+    terms = [f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value)]
+    where = f"The last good checkpoint is {last}" if last else "No checkpoint had been written"
+    return (
+        f"training diverged at step {step} ({', '.join(terms)}). {where}; lower "
+        f"stages.{job.stage_name}.optimiser.lr (now {job.settings.optimiser.lr:g}) or raise warmup_steps."
+    )
+
+
+def _held(job: Job, fabric: Fabric) -> tuple[Video, Tensor] | None:
+    """A few clips to judge by, always the same; None where none were held out."""
+    if _origin(job.held) == _origin(job.train):  # too few files to hold any out: validation borrowed them
+        return None
+    count = min(VALIDATION_CLIPS, job.held.windows)
+    clips, valid = job.held.batch(range(count))
+    return fabric.to_device(clips), fabric.to_device(valid)
+
+
+def _origin(stream: ClipStream) -> list[tuple[str, int, int]]:
+    return [(part.listed.path, part.windows, int(part.frames[0])) for part in stream.parts]
+
+
+@torch.no_grad()
+def validation_loss(job: Job, fabric: Fabric, state: TrainState, held: tuple[Video, Tensor]) -> float:
+    """Loss of the first group on the held-out clips, by the averaged weights and with the same noise every time."""
+    clips, valid = held
+    rng = draws(mix("validation", job.settings.seed), range(len(clips)), fabric.device)
+    state.training(False)
+    with state.average.in_place(), fabric.autocast():
+        examples = job.stage.examples(clips, valid, rng)
+        loss = job.stage.loss(examples, step=state.step, turn=next(iter(state.learners)), rng=rng)
+    state.training(True)
+    return float(loss.total)
+
+
+@torch.no_grad()
+def preview(job: Job, fabric: Fabric, state: TrainState, clips: Video) -> Video:
+    """What the averaged weights make of some clips, with the same noise every time."""
+    rng = draws(mix("preview", job.settings.seed), range(len(clips)), fabric.device)
+    state.training(False)
+    with state.average.in_place(), fabric.autocast():
+        made = job.stage.preview(clips, rng)
+    state.training(True)
+    return made.float()

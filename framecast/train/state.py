@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a run and its checkpoints: {step, tensors}, nothing else, so that a resumed run repeats every bit.
+
+A checkpoint is a model folder (the weights to sample with) plus `train_state.safetensors` (weights as the optimiser
+left them, and its moments) and `train_state.json` (counters).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from framecast.checkpoint import CARD, CONFIG, PartInfo, load_tensors, point, save_tensors, whole_folder, write_model
+from framecast.devices import Fabric
+from framecast.draws import draws, mix
+from framecast.train.ema import Average
+from framecast.train.log import Means
+from framecast.train.optim import Learner
+from framecast.train.plan import STATE, Job
+
+
+class TrainState:
+    """Everything that changes while a run goes on.
+
+    Putting the modules on their device, and wrapping each group for the averaging of gradients, happens here.
+    """
+
+    def __init__(self, job: Job, fabric: Fabric):
+        self.step = 0  # optimiser steps done
+        self.seconds = 0.0  # spent on them
+        self.means = Means()
+        self.written: list[str] = []  # checkpoints of this run, oldest first
+        job.system.requires_grad_(False).eval().to(fabric.device)
+        for module in job.stage.frozen().values():
+            module.requires_grad_(False).eval().to(fabric.device)
+        self.learners: dict[str, Learner] = {}
+        for name, group in job.stage.groups().items():
+            learner = self.learners[name] = Learner(job.stage, group)
+            learner.objective.requires_grad_(True).train()
+            learner.objective, learner.optimiser = fabric.setup(learner.objective, learner.plain_optimiser)
+            if job.compile:
+                for module in learner.modules.values():
+                    module.compile()
+        if job.checkpoint is None:
+            self._start(job, fabric)
+        self.average = Average(job.trained, job.settings.ema)
+        if job.checkpoint is not None:
+            self._load(job, job.checkpoint)
+
+    def _start(self, job: Job, fabric: Fabric) -> None:
+        """Let the stage look at the first batch, the same one on every process."""
+        first = range(job.settings.batch)
+        clips, _ = job.train.batch(first)
+        seed = mix("start", job.stage_name, job.settings.seed)
+        with torch.no_grad():
+            job.stage.start(fabric.to_device(clips), draws(seed, first, fabric.device))
+
+    def training(self, on: bool) -> None:
+        """Put the learning modules in training or evaluation mode."""
+        for learner in self.learners.values():
+            for module in learner.modules.values():
+                module.train(on)
+
+    def save(self, job: Job, run: Path) -> Path:
+        """Write the checkpoint of this step, whole or not at all, and drop this run's oldest ones.
+
+        Raises:
+            ValueError: a weight is not a finite number; nothing is written.
+        """
+        folder = run / "checkpoints" / f"step_{self.step:08d}"
+        with whole_folder(folder) as fresh:
+            with self.average.in_place():
+                write_model(fresh, job.system, parts=self._parts(job), provenance=_provenance(job))
+            tensors = {f"{g}/{name}": t for g, one in self.learners.items() for name, t in one.state().items()}
+            save_tensors(fresh / f"{STATE}.safetensors", tensors)
+            written = [*self.written, folder.name]
+            counters = {
+                "step": self.step,
+                "stage": job.stage_name,
+                "seconds": self.seconds,
+                "updates": {name: learner.updates for name, learner in self.learners.items()},
+                "means": self.means.state,
+                "written": written,
+            }
+            (fresh / f"{STATE}.json").write_text(json.dumps(counters, indent=2) + "\n", encoding="utf-8")
+        point(folder.parent / "last", folder.name)
+        self.written = written
+        self._prune(job, run)
+        return folder
+
+    def _parts(self, job: Job) -> dict[str, PartInfo]:
+        fresh = PartInfo(
+            stage=job.stage_name,
+            step=self.step,
+            weights="ema" if job.settings.ema.decay else "raw",
+            needs=dict.fromkeys(job.stage.needs, ""),
+        )
+        return {**job.carried, **dict.fromkeys(job.trained, fresh)}
+
+    def _prune(self, job: Job, run: Path) -> None:
+        """Remove the oldest checkpoints that this run wrote, and in them only the files it wrote."""
+        surplus, self.written = self.written[: -job.settings.keep], self.written[-job.settings.keep :]
+        for name in surplus:
+            folder = run / "checkpoints" / name
+            ours = [CONFIG, CARD, f"{STATE}.json", f"{STATE}.safetensors"]
+            ours += [f"{part}.safetensors" for part in job.system.parts()]
+            for file in ours:
+                (folder / file).unlink(missing_ok=True)
+            if folder.is_dir() and not os.listdir(folder):  # else somebody keeps something in it
+                folder.rmdir()
+
+    def _load(self, job: Job, checkpoint: Path) -> None:
+        """Go back to a checkpoint of the same stage.
+
+        Raises:
+            ValueError: its files are damaged or belong to other settings.
+        """
+        counters = json.loads((checkpoint / f"{STATE}.json").read_text(encoding="utf-8"))
+        path = checkpoint / f"{STATE}.safetensors"
+        tensors = load_tensors(path)
+        for name, learner in self.learners.items():
+            head = f"{name}/"
+            mine = {key.removeprefix(head): t for key, t in tensors.items() if key.startswith(head)}
+            learner.load(mine, where=str(path))
+            learner.updates = counters["updates"][name]
+        for name in self.average.modules:
+            file = checkpoint / f"{name}.safetensors"
+            self.average.load(name, load_tensors(file), where=str(file))
+        self.step, self.seconds = counters["step"], counters["seconds"]
+        self.means.state = {name: list(pair) for name, pair in counters["means"].items()}
+        self.written = [name for name in counters["written"] if (checkpoint.parent / name).is_dir()]
+
+
+def _provenance(job: Job) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "data": Path(job.experiment.data.dir).expanduser().resolve().name,
+        "clips": job.train.windows,
+        "batch": job.settings.batch,
+        "seed": job.settings.seed,
+        "licence": "not stated",
+    }
+    if job.experiment.source:
+        facts["settings from"] = job.experiment.source
+    return facts
