@@ -36,6 +36,7 @@ _CONTAINERS = (
     "yuv4mpegpipe"
 )
 _WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
+_BT601 = 6  # code of the SMPTE 170M matrix (ITU-T H.273, table 4)
 _VIEW_FPS = 10.0  # of written videos whose source has no time
 
 
@@ -55,7 +56,7 @@ class VideoFile:
     turns: int  # quarter turns, counterclockwise, that the file asks for
     value_range: None = None
     _pts: np.ndarray | None = field(default=None, repr=False)  # (frames,) time stamps, None: frames must be counted
-    _keys: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64), repr=False)  # frames decoding can start at
+    _starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # time stamps of key frames
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The frames `indices` as (n, C, H, W) uint8, in any order, repeats allowed.
@@ -73,12 +74,18 @@ class VideoFile:
             self._read_run(wanted[first:last], out[first:last])
         return out[torch.from_numpy(places.reshape(-1))]
 
+    def _key(self, number: int) -> tuple[int, int]:
+        """The key frame to decode from for frame `number`: its rank among key frames, and its own number."""
+        if self._pts is None:
+            return 0, 0
+        rank = int(np.searchsorted(self._starts, self._pts[number], side="right")) - 1
+        return rank, int(np.searchsorted(self._pts, self._starts[rank]))
+
     def _runs(self, wanted: np.ndarray) -> Iterator[tuple[int, int]]:
         """Ranges of `wanted` between which a seek saves decoding."""
-        starts = self._keys[np.searchsorted(self._keys, wanted, side="right") - 1]
         first = 0
         for i in range(1, len(wanted)):
-            if starts[i] - wanted[i - 1] > _WORTH_A_SEEK:
+            if self._key(wanted[i])[1] - wanted[i - 1] > _WORTH_A_SEEK:
                 yield first, i
                 first = i
         if len(wanted):
@@ -86,7 +93,7 @@ class VideoFile:
 
     def _read_run(self, wanted: np.ndarray, out: Tensor) -> None:
         """Decode from the key frame before `wanted[0]` to `wanted[-1]`."""
-        rank = int(np.searchsorted(self._keys, wanted[0], side="right")) - 1
+        rank, _ = self._key(wanted[0])
         done = 0
         for number, frame in _decoded(self, rank):
             if number > wanted[done]:
@@ -113,25 +120,23 @@ def open_video(path: Path | str, *, stream: int | None = None) -> VideoFile:
     container = _container(path)
     try:
         track = _track(container, path, stream)
-        pts, keys = _walk(container, track)
-        if not len(keys):
+        walk = _walk(container, track)
+        if not walk.shown:
             raise BadClip(f"{path}: its video has no frames.")
-        rate = track.average_rate or track.guessed_rate
-        times, fps = _timing(pts, len(pts), track.time_base, rate)
-        counted = pts[0] is None
+        times, fps = _timing(walk, track.time_base, track.average_rate or track.guessed_rate)
         draft = VideoFile(
             path=path,
-            frames=len(pts),
+            frames=walk.shown,
             fps=fps,
             channels=3,
             height=0,
             width=0,
             times=times,
             stream=track.index,
-            promised=track.frames,
+            promised=track.frames - walk.hidden,
             turns=0,
-            _pts=None if counted else np.asarray(pts, np.int64),
-            _keys=keys,
+            _pts=walk.pts,
+            _starts=walk.starts,
         )
     finally:
         container.close()
@@ -182,6 +187,7 @@ def write_video(
         track = container.add_stream("libx264", rate=rate, options={"crf": "15", "preset": "medium"})
         track.height, track.width = pixels.shape[1:3]
         track.pix_fmt, track.codec_context.thread_count = "yuv420p", 1
+        track.codec_context.colorspace = _BT601  # what the conversion from RGB uses; untagged, players guess by size
         for picture in pixels:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(track.encode(frame))
@@ -235,43 +241,53 @@ def _track(container: Any, path: Path, stream: int | None) -> Any:
     return next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
 
 
-def _walk(container: Any, track: Any) -> tuple[list[int | None], np.ndarray]:
-    """Time stamps of all frames in order of showing, and which of them decoding can start at.
+@dataclass(frozen=True)
+class _Walk:
+    """What the packets of a video tell."""
 
-    Time stamps are None where the container cannot order frames: none are stored, or (AVI with frames that are shown in
-    another order than they are stored) those it makes up are wrong.
+    pts: np.ndarray | None  # time stamps in order of showing; None: the container cannot order frames
+    starts: np.ndarray  # time stamps of key frames
+    shown: int  # frames
+    hidden: int  # packets that are decoded and never shown
+
+
+def _walk(container: Any, track: Any) -> _Walk:
+    """Read all packets without decoding.
+
+    A container cannot order frames where it stores no time stamps, or where (AVI with frames that are shown in another
+    order than they are stored) those it makes up are wrong.
     """
     stamps: list[int | None] = []
     key: list[bool] = []
+    hidden: list[bool] = []
+    vp8 = track.codec_context.name == "vp8"
     try:
         for packet in container.demux(track):
-            # packets of no size repeat a frame or end the stream; discarded ones precede the first frame shown;
-            # corrupt ones are the torn last packet of a file cut short
-            if packet.size and not packet.is_discard and not packet.is_corrupt:
+            # packets of no size repeat a frame or end the stream, corrupt ones are the torn last packet of a file
+            if packet.size and not packet.is_corrupt:
                 stamps.append(packet.pts)
                 key.append(packet.is_keyframe)
+                # what an edit list cuts off, and VP8's pictures for reference only (bit show_frame, RFC 6386, 9.1)
+                hidden.append(packet.is_discard or (vp8 and not bytes(packet)[0] & 0x10))
     except av.FFmpegError:
         pass  # what follows cannot be reached; the frames before can
+    count = len(stamps) - sum(hidden)
+    visible = [stamp for stamp, out in zip(stamps, hidden) if not out]
     reordered_avi = container.format.name == "avi" and track.codec_context.has_b_frames
-    if reordered_avi or None in stamps or len(set(stamps)) < len(stamps):
-        return [None] * len(stamps), np.zeros(min(1, len(stamps)), np.int64)
-    if not any(key) and key:
-        key[0] = True
-    order = np.argsort(np.asarray(stamps, np.int64), kind="stable")
-    keys = np.flatnonzero(np.asarray(key, bool)[order])
-    if len(keys):
-        order, keys = order[keys[0] :], keys - keys[0]  # nothing before the first key frame can be decoded
-    return [stamps[i] for i in order], keys
+    if reordered_avi or None in stamps or len(set(visible)) < count:
+        return _Walk(None, np.zeros(0, np.int64), count, len(stamps) - count)
+    pts = np.sort(np.asarray(visible, np.int64))
+    starts = np.sort(np.asarray([stamp for stamp, is_key in zip(stamps, key) if is_key] or pts[:1], np.int64))
+    pts = pts[pts >= starts[0]] if len(starts) else pts  # nothing before the first key frame can be decoded
+    return _Walk(pts, starts, len(pts), len(stamps) - count)
 
 
-def _timing(
-    pts: list[Any], count: int, unit: Fraction, rate: Fraction | None
-) -> tuple[np.ndarray | None, float | None]:
+def _timing(walk: _Walk, unit: Fraction, rate: Fraction | None) -> tuple[np.ndarray | None, float | None]:
     """Seconds of every frame, and frames per second: the header's word where the time stamps bear it out."""
-    stated = float(rate) if rate else None
-    if pts[0] is None:
+    count, stated = walk.shown, float(rate) if rate else None
+    if walk.pts is None:
         return (np.arange(count) / stated if stated else None), stated
-    times = (np.asarray(pts, np.int64) - pts[0]) * float(unit)
+    times = (walk.pts - walk.pts[0]) * float(unit)
     if count < 2:
         return times, stated
     if stated is not None and np.abs(times - np.arange(count) / stated).max() < 0.25 / stated:
@@ -317,7 +333,7 @@ def _packets_from(video: VideoFile, container: Any, track: Any, rank: int) -> It
     """Packets from the key frame number `rank` or an earlier one on; None where the container cannot seek there."""
     if video._pts is None or rank == 0:
         return container.demux(track)
-    stamps = video._pts[video._keys]
+    stamps = video._starts
     for earlier in range(rank, max(0, rank - 3), -1):  # some containers land on a later key frame than asked for
         try:
             container.seek(int(stamps[earlier]), stream=track, backward=True)
@@ -335,7 +351,7 @@ def _numbered(video: VideoFile, track: Any, packets: Iterator[Any], rank: int) -
     if video._pts is None:  # only counting from the start tells which frame it is
         yield from enumerate(_pictures(video, track, packets, first=None))
         return
-    for frame in _pictures(video, track, packets, first=int(video._pts[video._keys[rank]])):
+    for frame in _pictures(video, track, packets, first=int(video._starts[rank])):
         number = int(np.searchsorted(video._pts, frame.pts))
         if number < video.frames and video._pts[number] == frame.pts:
             yield number, frame
