@@ -1,0 +1,24 @@
+"""Every folder of reference tensors is of a known kind, and its kind has a test."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.parity.walk import ROOT, all_folders, error, kind_of, rows
+
+
+@pytest.mark.parametrize("folder", all_folders(), ids=lambda path: path.name)
+def test_folder_has_a_test(folder):
+    kind = kind_of(folder)
+    assert kind is not None, f"{folder.name}: no kind begins its name"
+    if not (Path(__file__).parent / f"test_{kind.split('-')[0]}.py").exists():
+        pytest.skip(f"kind {kind} is not built yet")
+
+
+def test_kind_is_the_longest_prefix():
+    names = {"ramvid-shapes": "ramvid-shapes", "ramvid-zz": "ramvid", "pvdm-ddpm-c": "pvdm-ddpm", "other": None}
+    assert {name: kind_of(ROOT / name) for name in names} == names
+
+
+def test_error_is_relative_to_the_largest_value():
+    assert error(rows([1.0, 2.5]), rows([1.0, 2.0])) == 0.25
