@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RaMViD's experiments: the published ones, value by value with their sources, and small ones for a processor (no torch).
+"""RaMViD's experiments (no torch): the published ones, each value with its source, and small ones for two cores.
 
 Sources: A and B are the two versions of the paper (B, the anonymous one, has the appendices); code is the official
 repository, revision d048025, with its README's commands. Not stated anywhere, hence code defaults: optimiser, clipping,

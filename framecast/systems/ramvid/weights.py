@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads weight files of the official RaMViD code (revision d048025) and proves that they fit a network.
 
-The files are plain state dicts: `model*.pt`, `ema_*.pt`; `opt*.pt` beside them holds an optimiser. From names and shapes
-follow width, blocks, multipliers, attention, learned variance, scale-shift and classes; heads, groups, schedule, noise
-levels and frames do not show in a file and come from an experiment. Loaded without executing anything in the file.
+The files are plain state dicts: `model*.pt`, `ema_*.pt`; `opt*.pt` beside them holds an optimiser. From names and
+shapes follow width, blocks, multipliers, attention, learned variance, scale-shift and classes; heads, groups, schedule,
+noise levels and frames do not show in a file and come from an experiment. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -62,36 +62,35 @@ def infer(state: Mapping[str, Tensor], *, base: RaMViDConfig, where: str) -> RaM
     Raises:
         ValueError: names that no RaMViD network has.
     """
-    missing = [n for n in ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight") if n not in state]
-    if missing:
-        raise ValueError(f"{where} has no tensor {missing[0]}: these are not the weights of a RaMViD network.")
-    stem, width = state["input_blocks.0.0.weight"], state["time_embed.0.weight"].shape[1]
-    multipliers, attention, blocks, level_blocks = [0], set(), 0, 0
-    while any(name.startswith(f"input_blocks.{blocks + 1}.") for name in state):
-        blocks += 1
-        prefix = f"input_blocks.{blocks}"
-        if f"{prefix}.0.op.weight" in state:
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in state:
+            raise ValueError(f"{where} has no tensor {name}: these are not the weights of a RaMViD network.")
+        return tuple(state[name].shape)
+
+    width, inside = shape("input_blocks.0.0.weight")[:2]
+    multipliers, attention, blocks = [0], [], [0]  # per level; blocks counts residual blocks
+    at = 1
+    while any(name.startswith(f"input_blocks.{at}.") for name in state):
+        if f"input_blocks.{at}.0.op.weight" in state:  # down-sampling: a new level begins
             multipliers.append(0)
-            continue
-        level_blocks += len(multipliers) == 1
-        second = state.get(f"{prefix}.0.out_layers.3.weight")
-        if second is None:
-            raise ValueError(f"{where} has no tensor {prefix}.0.out_layers.3.weight: not a RaMViD network.")
-        multipliers[-1] = second.shape[0] // width
-        if f"{prefix}.1.qkv.weight" in state:
-            attention.add(2 ** (len(multipliers) - 1))
-    first, second = (f"input_blocks.1.0.{name}.weight" for name in ("emb_layers.1", "out_layers.3"))
-    if first not in state:
-        raise ValueError(f"{where} has no tensor {first}: not a RaMViD network.")
+            blocks.append(0)
+        else:
+            multipliers[-1] = shape(f"input_blocks.{at}.0.out_layers.3.weight")[0] // width
+            blocks[-1] += 1
+            if f"input_blocks.{at}.1.qkv.weight" in state and 2 ** (len(blocks) - 1) not in attention:
+                attention.append(2 ** (len(blocks) - 1))
+        at += 1
+    embedded, features = (shape(f"input_blocks.1.0.{layer}.weight")[0] for layer in ("emb_layers.1", "out_layers.3"))
     return replace(
         base,
         width=width,
         multipliers=tuple(multipliers),
-        res_blocks=level_blocks,
-        attention=tuple(sorted(attention)),
-        scale_shift=state[first].shape[0] == 2 * state[second].shape[0],
-        learned_variance=state["out.2.weight"].shape[0] == 2 * stem.shape[1],
-        classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else 0,
+        res_blocks=blocks[0],
+        attention=tuple(attention),
+        scale_shift=embedded == 2 * features,
+        learned_variance=shape("out.2.weight")[0] == 2 * inside,
+        classes=shape("label_emb.weight")[0] if "label_emb.weight" in state else 0,
     )
 
 
