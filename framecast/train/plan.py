@@ -134,7 +134,7 @@ def prepare(
     devices: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Job:
-    """Check, open and build everything a run needs; nothing is written. Arguments are those of `framecast.train.run`.
+    """Check, open and build everything a run needs; nothing is written. Arguments are those of `run`.
 
     Raises:
         ValueError: anything that would stop the run later and can be known now.
