@@ -1,4 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""framecast: given some frames of a clip, draw the others."""
+"""framecast: given some frames of a clip, draw the others.
+
+    model = framecast.load("vortex-ramvid")
+    clip = framecast.read("flow.mp4", like=model)
+    future = model.predict(clip[:4], horizon=16, samples=3, seed=0)
+    future.save("out")
+
+Names are loaded when they are first used, so that `import framecast` takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from framecast.experiment import DataConfig
+
+if TYPE_CHECKING:
+    from framecast.generate import Model
+    from framecast.video import Clip
 
 __version__ = "0.1.0"
+
+# name -> module:name that it stands for, or the module itself
+_HOMES = {
+    "Clip": "framecast.video:Clip",
+    "Forecast": "framecast.generate:Forecast",
+    "Model": "framecast.generate:Model",
+    "Task": "framecast.task:Task",
+    "UnsupportedTask": "framecast.task:UnsupportedTask",
+    "VideoSpec": "framecast.experiment:VideoSpec",
+    "complete": "framecast.generate:complete",
+    "draws": "framecast.draws:draws",
+    "preset": "framecast.systems:preset",
+    "samplers": "framecast.diffusion.sampling",
+    "stream": "framecast.generate:stream",
+    "train": "framecast.train",  # the package can be called
+}
+
+__all__ = ["Videos", "load", "read", "videos", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"framecast has no {name!r}; it has: {', '.join(sorted(__all__))}.")
+    module, _, inside = _HOMES[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, inside) if inside else found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+def load(source: str | Path, *, device: str = "auto") -> Model:
+    """A trained model, ready to draw.
+
+    Args:
+        source: name of a bundled model, a model folder, a run folder (its newest checkpoint) or a hub id.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        ValueError: no model there, a part not trained yet, or damaged files.
+    """
+    from framecast.checkpoint import describe, load_system
+    from framecast.devices import pick_device
+    from framecast.generate import Model
+
+    info = describe(source)
+    return Model(load_system(source, pick_device(device)), name=info.name, digest=info.digest)
+
+
+def read(
+    path: str | Path,
+    *,
+    like: Model | None = None,
+    colour: Literal["keep", "gray", "rgb"] = "keep",
+    start: int = 0,
+    frames: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Clip:
+    """A clip from a video, an animation, a folder of images or an array.
+
+    Args:
+        path: the file or folder.
+        like: fit it to this model: frame rate by time stamp, short side and centre crop; None: as stored.
+        colour: `gray` or `rgb` change the channels for the model; nothing else does.
+        start: first frame, at the model's rate.
+        frames: how many; None: all that follow.
+        value_range: of float arrays, the values that stand for darkest and brightest.
+
+    Raises:
+        ValueError: unreadable, too short, or with other channels than the model's.
+    """
+    if like is None:
+        from framecast.data.clip_file import read_clip
+
+        return read_clip(path, start=start, frames=frames, value_range=value_range)
+    from framecast.data.fit import read_fitted
+
+    how = {"colour": colour, "start": start, "frames": frames, "value_range": value_range}
+    return read_fitted(path, like.video, **how)[0]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Videos:
+    """A folder of clips to train on, and how they are cut."""
+
+    data: DataConfig
+    clip_frames: int | None  # None: what the experiment says
+
+
+def videos(
+    dir: str | Path,
+    *,
+    clip_frames: int | None = None,
+    fps: float | None = None,
+    size: int | tuple[int, int] = 64,
+    channels: int = 3,
+    stride: int = 1,
+    value_range: tuple[float, float] | None = None,
+) -> Videos:
+    """A folder of clips for `framecast.train`; nothing is opened yet.
+
+    Args:
+        dir: searched recursively for videos, folders of frames and arrays.
+        clip_frames: frames of a training clip; None: the experiment's own.
+        fps: read at this rate by time stamp; None: as stored.
+        size: side, or height and width, in pixels.
+        channels: 1 grey, 3 RGB, others for arrays that have them.
+        stride: source frames per clip frame.
+        value_range: of float arrays.
+    """
+    data = DataConfig(dir=str(dir), fps=fps, size=size, channels=channels, stride=stride, value_range=value_range)
+    return Videos(data=data, clip_frames=clip_frames)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands about trained models: what is at hand, what one of them is, and converting published ones."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from framecast.cli.console import Console, table
+from framecast.cli.parsing import Command, Parser
+from framecast.experiment import size_of, to_plain
+from framecast.systems import entry, preset, resolve
+
+if TYPE_CHECKING:
+    from framecast.checkpoint import ModelInfo
+
+
+def _list_arguments(parser: Parser) -> None:
+    parser.add_argument("folders", metavar="DIR", nargs="*", default=["runs"], help="where to look (default runs)")
+
+
+def _list(args: argparse.Namespace, console: Console) -> int:
+    from framecast.checkpoint import list_models
+
+    found = list_models(args.folders)
+    rows = [[m.name, m.system, _clip(m), _steps(m), ", ".join(entry(m.system).tasks)] for m in found]
+    if found:
+        console.say(table(["model", "system", "clip", "steps", "tasks"], rows))
+    else:
+        looked = ", ".join(args.folders)
+        console.say(f"no model here (looked among the bundled ones and in {looked}); train one: framecast demo")
+    console.result({"models": [_plain(model) for model in found]})
+    return 0
+
+
+LIST = Command(
+    about="Models at hand: those that come with framecast and those in local run folders.",
+    example="framecast models list\nframecast models list runs/ my_models/",
+    arguments=_list_arguments,
+    run=_list,
+)
+
+
+def _clip(info: ModelInfo) -> str:
+    v = info.video
+    rate = f", {v.fps:g} fps" if v.fps else ""
+    return f"{v.clip_frames} × {v.width}×{v.height}×{v.channels}{rate}"
+
+
+def _steps(info: ModelInfo) -> int | str:
+    steps = [part.step for part in info.parts.values() if part]
+    return max(steps) if steps else "–"
+
+
+def _plain(info: ModelInfo) -> dict[str, Any]:
+    values = {**to_plain(info), "dir": str(info.dir), "tasks": list(entry(info.system).tasks), "sha256": info.digest}
+    return values | {"parts": {name: part and dict(to_plain(part)) for name, part in info.parts.items()}}
+
+
+def _info_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="bundled name, model folder, run folder or hub id")
+
+
+def _info(args: argparse.Namespace, console: Console) -> int:
+    from framecast.checkpoint import describe
+
+    info = describe(args.model)
+    low, high = info.video.value_range
+    console.say(f"{info.name}: {info.system}, can {', '.join(entry(info.system).tasks)}")
+    console.say(
+        f"folder: {info.dir}\nclips:  {_clip(info)} (frames × width×height×channels), values {low:g} to {high:g}"
+    )
+    rows = [[n, p.stage, p.step, p.weights, p.sha256[:12]] if p else [n, "–", "not trained", "–", "–"]
+            for n, p in info.parts.items()]  # fmt: skip
+    console.say(table(["part", "stage", "steps", "weights", "sha256"], rows))
+    for title, values in (("model", info.model), ("sampling", info.sample), ("provenance", info.provenance)):
+        console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+    console.result(_plain(info))
+    return 0
+
+
+INFO = Command(
+    about="What a model takes, what it can do, how it samples and where its weights come from.",
+    example="framecast models info runs/latest",
+    arguments=_info_arguments,
+    run=_info,
+)
+
+
+def _import_arguments(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="published checkpoint, such as ema_0.9999_250000.pt")
+    parser.add_argument(
+        "--preset", required=True, metavar="NAME", help="the experiment it comes from: ramvid/bair64, …"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="model folder to write (default: models/<file name>)")
+
+
+def _import(args: argparse.Namespace, console: Console) -> int:
+    from framecast.assets import sha256
+    from framecast.checkpoint import PartInfo, build_system, fill, free_name, load_system, save_model
+    from framecast.experiment import VideoSpec
+
+    experiment: Any = preset(args.preset)
+    row = entry(experiment.system)
+    config, tensors = resolve(row.weights)(args.file, experiment=experiment)
+    stage = dataclasses.fields(experiment.stages)[0].name
+    height, width = size_of(experiment.data.size)
+    video = VideoSpec(
+        channels=experiment.data.channels,
+        height=height,
+        width=width,
+        clip_frames=getattr(experiment.stages, stage).clip_frames,
+        fps=experiment.data.fps,
+    )
+    system = build_system(experiment.system, to_plain(config), video, to_plain(experiment.sample))
+    ((name, part),) = system.parts().items()
+    fill(part, tensors, where=str(args.file))
+    step = re.findall(r"\d{3,}", args.file.stem)
+    kind: Literal["ema", "raw"] = "ema" if args.file.stem.startswith("ema") else "raw"
+    provenance = {
+        "imported_from": args.file.name,
+        "imported_sha256": sha256(args.file),
+        "preset": args.preset,
+        "source": experiment.source,
+    }
+    out = save_model(
+        args.out or free_name(Path("models") / args.file.stem),
+        system,
+        parts={name: PartInfo(stage=stage, step=int(step[-1]) if step else 0, weights=kind)},
+        provenance=provenance,
+    )
+    again = load_system(out).parts()[name].state_dict()
+    same = all(bool((again[key] == value).all()) for key, value in part.state_dict().items())
+    if not same:
+        raise ValueError(f"{out}: the weights read back differ from those of {args.file}; the disk may be damaged.")
+    count = sum(p.numel() for p in part.parameters())
+    console.say(
+        f"{out}: {len(tensors)} tensors, {count:,} parameters ({kind}). Verified: names and shapes are the network's, "
+        "all values are finite, and the folder reads back equal."
+    )
+    console.say(f"next: framecast predict {out} CLIP")
+    console.result({"out": str(out), "tensors": len(tensors), "parameters": count, "weights": kind, **provenance})
+    return 0
+
+
+IMPORT = Command(
+    about="Convert a published checkpoint to a model folder. Only tensors are read from the file, nothing in it is "
+    "run; names and shapes are checked against the network.",
+    example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid",
+    arguments=_import_arguments,
+    run=_import,
+)
