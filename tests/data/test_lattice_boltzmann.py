@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from framecast.data.simulate.lattice_boltzmann import MIRROR, OPPOSITE, VELOCITIES, Lattice, step, vorticity, wake
+from framecast.data.simulate.lattice_boltzmann import MIRROR, OPPOSITE, VELOCITIES, Lattice, vorticity, wake
 
 C = np.array(VELOCITIES)
 WEIGHTS = np.array([4 / 9] + [1 / 9] * 4 + [1 / 36] * 4)
@@ -56,7 +56,7 @@ def test_sound_is_damped_by_the_sum_of_both_viscosities(shear, bulk):
     lattice = Lattice(np.zeros((1, 2, 3, n)), density=density, shear_viscosity=shear, bulk_viscosity=bulk)
     heights = []
     for _ in range(ticks):
-        step(lattice)
+        lattice.run(1)
         heights.append(np.abs(np.fft.rfft(lattice.density[0, 0] - 1))[1])
     heights = np.array(heights) / (n / 2) / 1e-4
     peaks = np.nonzero((heights[1:-1] > heights[:-2]) & (heights[1:-1] >= heights[2:]))[0] + 1
@@ -176,9 +176,8 @@ def test_wake_sheds_at_the_known_period():
     lattice = wake(64, diameter=8, inflow=0.1, reynolds=100.0)
     lattice.run(6000)
     probe = []
-    for _ in range(2000):
-        step(lattice)
-        probe.append(lattice.momentum_at(31, 40)[0, 1])
+    for _ in range(40):
+        probe.extend(lattice.run(50, probe=(31, 40))[:, 0, 1])
         inside = lattice.density[0, :, :48]  # vortices that leave press on the last columns
         assert inside.min() > 0.95 and inside.max() < 1.05
     probe = np.array(probe)
@@ -204,6 +203,15 @@ def test_bits_do_not_depend_on_the_batch():
     alone.run(200)
     assert np.array_equal(together.velocity[1], alone.velocity[0])
     assert np.array_equal(together.density[1], alone.density[0])
+
+
+def test_probe_records_every_tick():
+    watched, stepped = (wake(16, diameter=3, inflow=0.1, reynolds=[20.0, 30.0]) for _ in range(2))
+    seen = watched.run(5, probe=(8, 12))
+    stepped.run(5)
+    assert seen.shape == (5, 2, 2)
+    now = stepped.density[:, None] * stepped.velocity
+    assert np.allclose(seen[-1], now[:, :, 8, 12], atol=1e-7)
 
 
 def test_obstacle_is_at_rest_with_density_one():

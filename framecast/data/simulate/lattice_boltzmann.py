@@ -54,7 +54,7 @@ class Lattice:
     Example:
         >>> still = np.zeros((1, 2, 4, 6), np.float32)
         >>> lattice = Lattice(still, shear_viscosity=0.1, bulk_viscosity=0.1, force=(1e-3, 0))
-        >>> lattice.run(10)
+        >>> _ = lattice.run(10)
         >>> f"{lattice.velocity[0, 0].mean():.4f}"
         '0.0100'
     """
@@ -143,21 +143,33 @@ class Lattice:
             out_of.append(np.where(solid, bounced, copied).ravel()[at])
         return np.concatenate(into), np.concatenate(out_of)
 
-    def run(self, ticks: int) -> None:
+    def run(self, ticks: int, *, probe: tuple[int, int] | None = None) -> Array:
         """Advance all flows by this many ticks.
+
+        Args:
+            ticks: how many.
+            probe: a site (y, x) to watch.
+
+        Returns:
+            Momentum at the probe after every tick, (ticks, flows, 2), x component first; no rows without a probe.
 
         Raises:
             ValueError: a flow grew beyond all bounds.
         """
+        watched = np.zeros((ticks if probe else 0, self.shape[0], 2), self.moments.dtype)
+        momentum = self._interior(self.moments)[1:3, :, *(probe or (0, 0))].T
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for _ in range(ticks):
+            for tick in range(ticks):
                 step(self)
+                if probe:
+                    watched[tick] = momentum
             lost = ~np.isfinite(self._interior(self.moments)[0].sum((1, 2)))
         if lost.any():
             raise ValueError(
                 f"flow {int(lost.argmax())} of {len(lost)} became unstable; lower its speed or its Reynolds number,"
                 " or use a finer lattice."
             )
+        return watched
 
     @property
     def density(self) -> Array:
@@ -169,10 +181,6 @@ class Lattice:
         """Velocity now, (flows, 2, height, width), x component first; 0 inside obstacles."""
         rho, j_x, j_y = self._interior(self.moments)[:3]
         return np.where(self.solid[:, None], 0, np.stack([j_x, j_y], axis=1) / (rho + 1)[:, None])
-
-    def momentum_at(self, y: int, x: int) -> Array:
-        """Momentum (flows, 2) at one site: a probe cheap enough for every tick."""
-        return self._interior(self.moments)[1:3, :, y, x].T.copy()
 
 
 def _rate(viscosity: ArrayLike, flows: int, dtype: type) -> Array:
