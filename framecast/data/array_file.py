@@ -221,11 +221,12 @@ def _checked_axes(path: Path, shape: tuple[int, ...], axes: str) -> str:
 
 
 def _told_axes(path: Path, shape: tuple[int, ...]) -> str:
-    """How the axes lie, where the shape leaves no doubt; few values of an axis mean that it is the colours."""
+    """How the axes lie, where the shape leaves no doubt; a short last axis means colours."""
     if len(shape) == 4:
-        first, last = shape[1] <= 4, shape[3] in (1, 3, 4)
-        if not (first and last):
-            return "THWC" if last else "TCHW"
+        if shape[3] not in (1, 3, 4) or shape[3] >= min(shape[1:3]):
+            return "TCHW"
+        if shape[1] > 4:
+            return "THWC"
         raise BadClip(f"{path}: shape {shape} can be read in two ways: {_LAYOUT}.")
     if len(shape) == 3 and (shape[2] not in (1, 3, 4) or shape[1] <= 4):
         return "THW"

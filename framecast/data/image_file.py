@@ -101,7 +101,7 @@ def open_images(path: Path | str) -> ImageFile:
     if len(seconds) < 2:  # a single image, or a stack of pages, which says nothing about time
         return ImageFile(path, pages, None, channels, height, width, None)
     times = np.concatenate([[0.0], np.cumsum(seconds)[:-1]])
-    fps = (len(times) - 1) / times[-1] if times[-1] > 0 else None
+    fps = (len(times) - 1) / float(times[-1]) if times[-1] > 0 else None
     return ImageFile(path, len(times), fps, channels, height, width, times if fps else None)
 
 

@@ -220,6 +220,32 @@ def test_a_file_cut_short_keeps_its_whole_frames(tmp_path):
         video.read([45])
 
 
+def test_frames_cut_off_by_an_edit_list_do_not_count(tmp_path):
+    source = numbered.write(tmp_path / "a.mp4", count=40, options={"g": "12", "bf": "2"})
+    path = tmp_path / "b.mp4"
+    with av.open(str(source)) as old, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        track = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(old.streams.video[0]):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - 5 * 512, packet.dts - 5 * 512, track
+                new.mux(packet)
+    video = open_video(path)
+    assert (video.frames, video.promised) == (35, 35)
+    assert numbered.numbers(video.read([0, 4, 6, 7, 34])) == [5, 9, 11, 12, 39]
+
+
+def test_hidden_vp8_pictures_do_not_count(tmp_path):
+    path = numbered.write(tmp_path / "a.webm", codec="libvpx", count=30, options={"g": "10", "deadline": "realtime"})
+    with av.open(str(path)) as container:
+        content = [bytes(p) for p in container.demux(container.streams.video[0]) if p.size]
+    data = bytearray(path.read_bytes())
+    data[data.index(content[15])] &= ~0x10  # show_frame
+    path.write_bytes(data)
+    video = open_video(path)
+    assert video.frames == 29
+    assert numbered.numbers(video.read([14, 15, 28])) == [14, 16, 29]
+
+
 def audio_only(path):
     with av.open(str(path), "w") as container:
         track = container.add_stream("aac", rate=8000)
