@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from framecast.assets import cache_dir
 from framecast.data.clip_file import BadClip, ClipFile, looks_like_clip, open_clip
-from framecast.experiment import from_plain, to_plain
+from framecast.experiment import to_plain
 
 _log = logging.getLogger(__name__)
 _VERSION = 1  # of the cache file; another number means rebuild
@@ -184,9 +185,14 @@ def _load(store: Path, value_range: tuple[float, float] | None) -> dict[str, Lis
         content = json.loads(store.read_text(encoding="utf-8"))
         if content["version"] != _VERSION or content["value_range"] != to_plain(value_range):
             return {}
-        return {line["path"]: from_plain(Listed, line) for line in content["clips"]}
+        return {line["path"]: _listed(line) for line in content["clips"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _listed(line: dict[str, Any]) -> Listed:
+    pairs = {key: line[key] and tuple(line[key]) for key in ("value_range", "stamps")}
+    return Listed(**{**line, **pairs})
 
 
 def _save(store: Path, clips: dict[str, Listed], *, root: Path, value_range: tuple[float, float] | None) -> None:

@@ -164,6 +164,8 @@ def _sequence(file: Listed, config: DataConfig) -> range | np.ndarray:
     """Source frames of a file at `config.fps`; a file without time keeps its own."""
     if config.fps is None or file.fps is None:
         return range(file.frames)
+    if file.stamps is None and max(config.fps, file.fps) <= min(config.fps, file.fps) * _SAME_RATE:
+        return range(file.frames)
     # the list has all of a file that the choice of frames asks for, so that no file need be opened for it
     return frame_indices(cast(ClipFile, file), fps=config.fps, stride=1).astype(np.int32)
 
@@ -286,4 +288,4 @@ def _range_notes(parts: Sequence[Part]) -> list[str]:
     if len(ranges) < 2:
         return []
     seen = ", ".join(f"{low:g} to {high:g}: {count(files, 'file')}" for (low, high), files in sorted(ranges.items()))
-    return [f"value ranges differ ({seen}); each is mapped to -1 to 1 by itself."]
+    return [f"value ranges differ ({seen}); each is mapped to -1 to 1 by itself; data.value_range gives arrays one."]

@@ -78,6 +78,14 @@ def test_values_in_other_units_are_suspicious(tmp_path):
     assert "values span 0 to 1 of a range 0 to 255" in reasons["mask.npy"]
 
 
+@pytest.mark.parametrize("frame", [0, -1])
+def test_first_and_last_frame_are_looked_at(tmp_path, frame):
+    values = np.random.default_rng(0).uniform(0, 1, (100, 1, 8, 8)).astype(np.float32)
+    values[frame] = 9
+    np.save(tmp_path / "a.npy", values)
+    assert "values span" in check(tmp_path, value_range=(0.0, 1.0)).suspicious[0].reason
+
+
 def test_unlike_rates_are_reported_as_training_would_refuse_them(tmp_path):
     for name, fps in (("a", 24.0), ("b", 60.0)):
         write(tmp_path / name, counting(9), fps=fps)
