@@ -11,15 +11,16 @@ from torch import Tensor
 from framecast.assets import Assets
 from framecast.diffusion import sampling
 from framecast.diffusion.schedule import descending, kept_levels
-from framecast.experiment import VideoSpec
+from framecast.experiment import DataConfig, VideoSpec
 from framecast.nn.blocks import step_embedding
 from framecast.systems.ramvid import ramvid, weights
-from framecast.systems.ramvid.config import DiffusionStageConfig, RaMViDConfig, RaMViDSampling
+from framecast.systems.ramvid.config import DiffusionStageConfig, RaMViDConfig, RaMViDExperiment, RaMViDSampling
+from framecast.systems.ramvid.network import UNet3D
 from framecast.systems.ramvid.ramvid import RaMViD
-from tests.parity.walk import FORWARD, GRADIENT, SCHEDULE, TRAJECTORY, Case, folders, known_of, video
+from tests.parity.walk import FORWARD, GRADIENT, SCHEDULE, TRAJECTORY, Case, error, folders, known_of, video
 from tests.recorded import Recorded
 
-LABELS = ("y", "labels", "label", "classes")
+LABELS = ("y", "labels", "label", "classes", "class", "class_labels")
 
 
 def settings_of(c: dict) -> RaMViDConfig:
@@ -59,10 +60,11 @@ def labels_of(case: Case, group: str, settings: dict | None = None) -> Tensor | 
     """Class labels of a forward pass, a training batch or a trajectory, wherever the folder keeps them."""
     if not case.config["num_classes"]:
         return None
-    for name in LABELS:
-        if f"{group}.{name}" in case:
-            return case[f"{group}.{name}"].long()
-        for place, key in ((case.config, f"{group}_{name}"), (settings or {}, name)):
+    for name in case.tensors:
+        if name.startswith(f"{group}.") and (name.endswith(".y") or "label" in name or "class" in name):
+            return case[name].long()
+    for place, keys in ((case.config, [f"{group}_{word}" for word in LABELS]), (settings or {}, LABELS)):
+        for key in keys:
             if key in place:
                 return torch.as_tensor(place[key]).reshape(-1)
     return None
@@ -243,3 +245,28 @@ def test_published_networks_have_the_official_names_and_shapes(folder):
         weights.verify(state, config, channels=channels, where=path.name)
         assert sum(t.numel() for t in state.values()) == content["num_parameters"]
         assert len(state) == content["num_tensors"]
+
+
+@pytest.mark.parametrize("folder", folders("ramvid"))
+@pytest.mark.parametrize("container", ["plain", "parallel", "wrapped"])
+def test_official_files_load_and_compute_the_same(folder, container, tmp_path):
+    case = Case(folder)
+    content = {name: torch.nn.Parameter(tensor) for name, tensor in case.weights.items()}
+    if container == "parallel":
+        content = {f"module.{name}": tensor for name, tensor in content.items()}
+    elif container == "wrapped":
+        content = {"state_dict": content, "step": 7}
+    torch.save(content, tmp_path / "ema_0.9999_000007.pt")
+
+    told = {name: getattr(RaMViDConfig(), name) for name in ("width", "multipliers", "res_blocks", "attention")}
+    told |= {"scale_shift": True, "learned_variance": False, "classes": 0}  # what the file must tell by itself
+    experiment = RaMViDExperiment(
+        data=DataConfig(channels=case.config["channels"]), model=replace(settings_of(case.config), **told)
+    )
+    config, state = weights.read_checkpoint(tmp_path / "ema_0.9999_000007.pt", experiment=experiment)
+    assert config == settings_of(case.config)
+    network = UNet3D(config, channels=case.config["channels"])
+    network.load_state_dict(state)
+    with torch.no_grad():
+        output = network(video(case["forward.x"]), case["forward.t_model"], labels_of(case, "forward"))
+    assert error(video(output), case["forward.output"]) <= FORWARD

@@ -113,8 +113,7 @@ class UNet3D(nn.Module):
             ValueError: a clip this network cannot process.
         """
         self._check(video)
-        x = rearrange(video, "b t c (h p) (w q) -> b (c p q) t h w", p=self.patch, q=self.patch)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
+        x = blocks_to_channels(video, self.patch).contiguous(memory_format=torch.channels_last_3d)
         active = F.silu(self.embed(t, labels))
         stack = []
         for steps in self.input_blocks:
@@ -124,8 +123,7 @@ class UNet3D(nn.Module):
         for steps in self.output_blocks:
             x = self._run(steps, torch.cat([x, stack.pop()], dim=1), active)
         norm, _, conv = self.out
-        x = conv(norm_silu(x, norm))
-        return rearrange(x, "b (c p q) t h w -> b t c (h p) (w q)", p=self.patch, q=self.patch).contiguous()
+        return channels_to_blocks(conv(norm_silu(x, norm)), self.patch).contiguous()
 
     def embed(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The step embedding after its two layers, plus the class embedding."""
@@ -186,6 +184,16 @@ class Upsample(nn.Module):
         frames, height, width = x.shape[2:]
         size = (self.frames or frames, 2 * height, 2 * width)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+def blocks_to_channels(video: Tensor, patch: int) -> Tensor:
+    """(B, T, C, H, W) as (B, C patch^2, T, H / patch, W / patch): each block of pixels becomes one pixel's channels."""
+    return rearrange(video, "b t c (h p) (w q) -> b (c p q) t h w", p=patch, q=patch)
+
+
+def channels_to_blocks(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `blocks_to_channels`."""
+    return rearrange(x, "b (c p q) t h w -> b t c (h p) (w q)", p=patch, q=patch)
 
 
 def time_lengths(time_frames: int, *, levels: int) -> list[int]:
