@@ -26,7 +26,7 @@ from framecast.data.folder import Listed, Progress, index_folder
 from framecast.data.windows import Plan, Rejected, count, plan, reason
 from framecast.experiment import DataConfig, to_plain
 
-_PROBES = 8  # frames looked at in every clip, the first and the last among them
+_PROMISED = 0.02  # share of the promised frames whose absence is still put down to a careless header
 _STILL = 0.04  # of the value range: a clip none of whose fitted pixels changes by more has no motion
 _NARROW = 0.05  # of the value range: a clip that spans less of it is blank, or in other units
 _SLACK = 0.01  # of the value range: as far as values may leave it, see `to_video`
@@ -50,7 +50,7 @@ class Report:
     frames: int  # of all readable files
     broken: tuple[Named, ...]  # cannot be opened or read
     refused: tuple[Named, ...]  # too short, or of other channels
-    suspicious: tuple[Named, ...]  # readable, but the values look wrong
+    suspicious: tuple[Named, ...]  # readable, but the values look wrong or frames seem missing
     still: tuple[str, ...]  # nothing moves
     duplicates: tuple[tuple[str, ...], ...]  # groups of files with equal content
     rates: dict[str, int]  # frames per second -> readable files
@@ -80,7 +80,7 @@ class Report:
             f"training: {_windows(self.train)}; validation: {held}.",
             *_list("cannot be read", [f"{n.path}: {n.reason}" for n in self.broken]),
             *_list("refused", [f"{n.path}: {n.reason}" for n in self.refused]),
-            *_list("with suspicious values", [f"{n.path}: {n.reason}" for n in self.suspicious]),
+            *_list("suspicious", [f"{n.path}: {n.reason}" for n in self.suspicious]),
             *_list("without motion", self.still),
             *_list("with the same content as another", [" = ".join(group) for group in self.duplicates]),
             *(f"note: {note}" for note in self.notes),
@@ -98,7 +98,12 @@ class Shown:
 
 
 def check_folder(
-    config: DataConfig, *, clip_frames: int, min_frames: int | None = None, progress: Progress | None = None
+    config: DataConfig,
+    *,
+    clip_frames: int,
+    min_frames: int | None = None,
+    probes: int = 8,
+    progress: Progress | None = None,
 ) -> Report:
     """Look through the folder `config.dir`.
 
@@ -106,6 +111,7 @@ def check_folder(
         config: folder, cutting and reading.
         clip_frames: frames of a training clip.
         min_frames: shortest clip that is padded; None: clip_frames.
+        probes: frames looked at in every clip, the first and the last among them; damage between them goes unseen.
         progress: called with (done, to do) in two passes, opening files and looking at their frames.
 
     Raises:
@@ -116,10 +122,10 @@ def check_folder(
     cut, refusal = _plan(listed, config, clip_frames, clip_frames if min_frames is None else min_frames)
     rejected = {r.path: r for r in cut.rejected} if cut else {}
     looked = [file for file in listed if file.problem is None and _kind(rejected.get(file.path)) != "channels"]
-    probes = _in_threads(lambda file: _probe(root, file, config), looked, progress)
+    looks = _in_threads(lambda file: _probe(root, file, config, probes), looked, progress)
     broken = [Named(f.path, reason(f.path, f.problem)) for f in listed if f.problem is not None]
-    broken += [Named(file.path, probe) for file, probe in zip(looked, probes) if isinstance(probe, str)]
-    seen = [(file, probe) for file, probe in zip(looked, probes) if isinstance(probe, _Probe)]
+    broken += [Named(file.path, probe) for file, probe in zip(looked, looks) if isinstance(probe, str)]
+    seen = [(file, probe) for file, probe in zip(looked, looks) if isinstance(probe, _Probe)]
     readable = [file for file in listed if file.problem is None]
     return Report(
         folder=config.dir,
@@ -167,9 +173,9 @@ class _Probe:
     change: float  # greatest change of a pixel between neighbouring looked-at frames, as a share of the value range
 
 
-def _probe(root: Path, file: Listed, config: DataConfig) -> _Probe | str:
+def _probe(root: Path, file: Listed, config: DataConfig, probes: int) -> _Probe | str:
     """What a few frames tell, or why they cannot be read."""
-    chosen = np.unique(np.linspace(0, file.frames - 1, _PROBES).round().astype(np.int64))
+    chosen = np.unique(np.linspace(0, file.frames - 1, max(2, probes)).round().astype(np.int64))
     try:
         frames = FittedFrames(root, replace(config, cache="none")).read(file, chosen, used=chosen).float()
     except (ValueError, OSError) as error:
@@ -180,7 +186,7 @@ def _probe(root: Path, file: Listed, config: DataConfig) -> _Probe | str:
 
 
 def _suspicion(file: Listed, probe: _Probe) -> str:
-    """A sentence where the values look wrong for the range they are declared to have."""
+    """A sentence where the values look wrong for the range they are declared to have, or frames are missing."""
     low, high = file.span
     spans = f"values span {probe.low:.4g} to {probe.high:.4g}"
     if probe.low < low - _SLACK * (high - low) or probe.high > high + _SLACK * (high - low):
@@ -188,6 +194,8 @@ def _suspicion(file: Listed, probe: _Probe) -> str:
     if probe.high - probe.low < _NARROW * (high - low):
         todo = "set data.value_range" if file.value_range is not None else "check how the file was written"
         return f"{spans} of a range {low:g} to {high:g}: blank, or in other units; {todo}."
+    if file.promised - file.frames > max(2, _PROMISED * file.promised):
+        return f"has {count(file.frames, 'frame')} and its header promises {file.promised}: it was probably cut short."
     return ""
 
 

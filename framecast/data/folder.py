@@ -27,7 +27,7 @@ from framecast.data.clip_file import BadClip, ClipFile, looks_like_clip, open_cl
 from framecast.experiment import to_plain
 
 _log = logging.getLogger(__name__)
-_VERSION = 1  # of the cache file; another number means rebuild
+_VERSION = 2  # of the cache file; another number means rebuild
 _REGULAR = 1e-3  # seconds by which time stamps may leave an even grid and still count as even
 
 Progress = Callable[[int, int], None]  # done, total
@@ -51,6 +51,7 @@ class Listed:
     size_bytes: int  # of a folder of frames: all its files together
     mtime_ns: int  # of a folder of frames: the newest
     stamps: tuple[float, ...] | None = None  # seconds of each frame where they are not evenly spaced
+    promised: int = 0  # frames that a video's header claims; 0: it does not say
 
     @property
     def span(self) -> tuple[float, float]:
@@ -164,6 +165,7 @@ def _open(name: str, path: Path, size_bytes: int, mtime_ns: int, *, value_range:
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
             stamps=_uneven(file),
+            promised=int(getattr(file, "promised", 0)),
         )
     except (BadClip, OSError) as error:
         return Listed(name, 0, None, 0, 0, 0, None, str(error) or type(error).__name__, size_bytes, mtime_ns)

@@ -60,8 +60,8 @@ def plan(listed: Sequence[Listed], config: DataConfig, *, clip_frames: int, min_
     """Cut and split the clips of a folder.
 
     A file is held out for validation if the hash of its relative path, as a number in [0, 1), is below
-    `config.validation`: adding files moves no other file. At least one file trains. Of a single file the last share of
-    frames is held out, if both sides then hold a window. Where nothing is held out validation borrows the training
+    `config.validation`: adding files moves no other file. At least one file trains. Of a single file, and of every file
+    if `config.hold_out` is "ends", the last share of frames is held out if both sides then hold a window. Where nothing is held out validation borrows the training
     files, and a note says so.
 
     Args:
@@ -213,8 +213,8 @@ def _divide(parts: list[Part], config: DataConfig, clip_frames: int) -> tuple[li
     share = config.validation
     if share == 0:
         return parts, [], f"data.validation is 0: {_BORROWED}"
-    if len(parts) == 1:
-        return _divide_one(parts[0], config, clip_frames)
+    if len(parts) == 1 or config.hold_out == "ends":
+        return _divide_ends(parts, config, clip_frames)
     held = [part for part in parts if held_out(part.listed.path, share)]
     if len(held) == len(parts):
         held.remove(max(held, key=lambda part: _place(part.listed.path)))
@@ -225,15 +225,26 @@ def _divide(parts: list[Part], config: DataConfig, clip_frames: int) -> tuple[li
     return [part for part in parts if part.listed.path not in names], held, ""
 
 
-def _divide_one(part: Part, config: DataConfig, clip_frames: int) -> tuple[list[Part], list[Part], str]:
-    """A single file is cut in time, its end held out."""
-    frames, span = part.frames, _span(config, clip_frames)
-    tail = max(span, round(config.validation * len(frames)))
-    if len(frames) - tail < span:
-        why = f"one file of {count(len(frames), 'frame')} is too short to hold out its end"
-        return [part], [], f"{why}: {_BORROWED}"
-    before, after = (_part(part.listed, cut, config, clip_frames) for cut in (frames[:-tail], frames[-tail:]))
-    return [before], [after], f"one file: its last {tail} of {len(frames)} frames are held out for validation."
+def _divide_ends(parts: list[Part], config: DataConfig, clip_frames: int) -> tuple[list[Part], list[Part], str]:
+    """Every file is cut in time and its end held out; a file too short for both sides trains whole."""
+    span = _span(config, clip_frames)
+    train, held = [], []
+    for part in parts:
+        frames = part.frames
+        tail = max(span, round(config.validation * len(frames)))
+        if len(frames) - tail < span:
+            train.append(part)
+            continue
+        train.append(_part(part.listed, frames[:-tail], config, clip_frames))
+        held.append(_part(part.listed, frames[-tail:], config, clip_frames))
+    if not held:
+        few = count(len(parts[0].frames), "frame")
+        which = f"one file of {few} is" if len(parts) == 1 else f"all {len(parts)} files are"
+        return parts, [], f"{which} too short to hold out an end: {_BORROWED}"
+    if len(parts) == 1:
+        tail, length = len(held[0].frames), len(parts[0].frames)
+        return train, held, f"one file: its last {tail} of {length} frames are held out for validation."
+    return train, held, f"the ends of {len(held)} of {len(parts)} files are held out for validation."
 
 
 def _refusal_notes(rejected: Sequence[Rejected], files: int, need: int, why: tuple[int, int]) -> list[str]:

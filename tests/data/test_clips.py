@@ -247,6 +247,22 @@ def test_end_of_a_single_file_is_held_out(tmp_path):
     assert any("last 20 of 100 frames" in note for note in train.notes)
 
 
+def test_ends_of_all_files_are_held_out_when_asked_for(root):
+    cut_up = plan(
+        [listed("a.npy", frames=40), listed("b.npy", frames=20), listed("short.npy", frames=7)],
+        settings(root, validation=0.25, hold_out="ends"),
+        clip_frames=4,
+        min_frames=4,
+    )
+    assert [(part.listed.path, list(part.frames)[-1]) for part in cut_up.train] == [
+        ("a.npy", 29),
+        ("b.npy", 14),
+        ("short.npy", 6),
+    ]
+    assert [(part.listed.path, list(part.frames)[0]) for part in cut_up.validation] == [("a.npy", 30), ("b.npy", 15)]
+    assert "the ends of 2 of 3 files are held out for validation." in cut_up.notes
+
+
 def test_single_short_file_is_borrowed(tmp_path):
     write(tmp_path / "a", counting(7))
     assert stream(tmp_path, split="validation", validation=0.2).windows == 4
