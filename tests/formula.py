@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 
-def _hash(x: np.ndarray) -> np.ndarray:
+def hashed(x: np.ndarray) -> np.ndarray:
+    """Mixes 32-bit whole numbers."""
     x = x.astype(np.uint64)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = ((x ^ (x >> np.uint64(shift))) * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
@@ -18,7 +19,7 @@ def _hash(x: np.ndarray) -> np.ndarray:
 def uniform(name: str, shape: tuple[int, ...]) -> Tensor:
     """Float32 numbers in -1 to 1, the same on every machine."""
     count = prod(shape)
-    mixed = _hash(_hash(np.arange(count)) ^ np.uint64(zlib.crc32(name.encode())))
+    mixed = hashed(hashed(np.arange(count)) ^ np.uint64(zlib.crc32(name.encode())))
     values = (mixed.astype(np.float64) + 0.5) / 2.0**31 - 1.0
     return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
