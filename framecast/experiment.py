@@ -40,7 +40,8 @@ class DataConfig:
     fps: float | None = None  # resample to this rate by time stamp; None: frames as stored
     stride: int = 1  # source frames per clip frame (after `fps`)
     spacing: int = 1  # frames between the starts of two neighbouring training windows of a file
-    validation: float = 0.1  # share of the files held out, by a hash of their names
+    validation: float = 0.1  # share held out
+    hold_out: Literal["files", "ends"] = "files"  # whole files, by a hash of their names, or the end of every file
     crop: Literal["center", "random"] = "center"  # where the square is cut
     flip: bool = False  # mirror half of the clips left to right
     value_range: tuple[float, float] | None = None  # of float arrays; None: refuse floats
