@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from framecast.experiment import to_plain
-from framecast.systems import entry, preset, resolve
+from framecast.systems import SYSTEMS, entry, preset, resolve
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "docs" / "papers.md"
@@ -197,8 +197,9 @@ def test_shown_command_is_real(page, command):
     if rest:  # a bare name in prose is no complete command line
         parsing = importlib.import_module("framecast.cli.parsing")
         parsing.parse(name, resolve(f"framecast.cli.{main.COMMANDS[name][0]}"), rest)
-    if name == "train" and rest and not rest[0].startswith("-") and not rest[0].endswith(".yaml"):
-        preset(rest[0])
+    for word in rest:
+        if word.partition("/")[0] in SYSTEMS:
+            preset(word)
 
 
 def setting_keys(plain: dict[str, Any], prefix: str = "") -> set[str]:
