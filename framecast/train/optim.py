@@ -83,6 +83,7 @@ class Learner:
             betas=self.config.betas,
             eps=self.config.eps,
             weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.optimiser: Any = self.plain_optimiser
 

@@ -282,7 +282,7 @@ def _build(experiment: Experiment, settings: StageConfig, source: ModelInfo | No
             raise ValueError(f"{source.dir} is a {source.system} model, the experiment trains {experiment.system}.")
         ours, theirs = ((v.channels, v.height, v.width) for v in (video, source.video))
         if ours != theirs:
-            told = [f"{c} channels of {w}×{h}" for c, h, w in (theirs, ours)]
+            told = [f"{w}×{h} with {c} channel{'s' if c > 1 else ''}" for c, h, w in (theirs, ours)]
             raise ValueError(f"{source.dir} was made for {told[0]}, the data settings say {told[1]}: make them agree.")
         video = source.video
     config, options = experiment.model, experiment.sample  # type: ignore[attr-defined]

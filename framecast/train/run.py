@@ -30,9 +30,10 @@ from typing import Any, Protocol
 import torch
 
 import framecast
-from framecast.checkpoint import free_name, point
+from framecast.checkpoint import describe, free_name, load_system, point
 from framecast.devices import Fabric, hardware, memory, versions
 from framecast.experiment import Experiment, to_yaml
+from framecast.generate import Model
 from framecast.train.log import Pace, RunLog
 from framecast.train.loop import optimise
 from framecast.train.plan import Job, Plan, prepare
@@ -53,6 +54,12 @@ class Trained:
     steps: int
     seconds: float
     loss: float | None  # of the last step; None where a resumed run had nothing left to do
+
+    @property
+    def model(self) -> Model:
+        """The model it made, on the processor."""
+        info = describe(self.checkpoint)
+        return Model(load_system(self.checkpoint), name=info.name, digest=info.digest)
 
 
 class Stopped(Exception):

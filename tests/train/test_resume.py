@@ -13,24 +13,10 @@ import torch
 
 from framecast.checkpoint import load_tensors
 from framecast.train.run import Silent, Stopped, run
-from tests.tiny import TINY, change, register, write_clips
-from tests.train.duel import DUEL, DuelExperiment
+from tests.tiny import TINY, change, write_clips
+from tests.train.duel import DuelExperiment
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _systems(monkeypatch, tmp_path):
-    from framecast.systems import SYSTEMS
-
-    monkeypatch.setattr("framecast.systems.SYSTEMS", SYSTEMS)
-    saved = dict(SYSTEMS)
-    register()
-    register("duel", DUEL)
-    monkeypatch.chdir(tmp_path)
-    yield
-    SYSTEMS.clear()
-    SYSTEMS.update(saved)
 
 
 class StopAt(Silent):
