@@ -234,11 +234,13 @@ def _track(container: Any, path: Path, stream: int | None) -> Any:
     if not videos:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise BadClip(f"{path}: there is no video in it, only {' and '.join(kinds)}.")
-    if stream is not None:
-        if not 0 <= stream < len(videos):
-            raise BadClip(f"{path}: video {stream} asked for, it holds videos 0 to {len(videos) - 1}.")
-        return videos[stream]
-    return next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
+    if stream is not None and not 0 <= stream < len(videos):
+        raise BadClip(f"{path}: video {stream} asked for, it holds videos 0 to {len(videos) - 1}.")
+    usual = next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
+    chosen = usual if stream is None else videos[stream]
+    if chosen.codec_context is None:
+        raise BadClip(f"{path}: its video is in a format that the decoder does not know.")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,8 @@ def _decoded(video: VideoFile, rank: int) -> Iterator[tuple[int, Any]]:
 def _opened(video: VideoFile) -> Iterator[tuple[Any, Any]]:
     container = _container(video.path)
     try:
+        if video.stream >= len(container.streams):
+            raise BadClip(f"{video.path}: its video begins too late in the file to be found again.")
         track = container.streams[video.stream]
         track.codec_context.thread_count = 1
         yield container, track

@@ -186,6 +186,8 @@ def test_other_names_do_not_look_like_clips(tmp_path):
         (10, 20, 3, [0, 0, 1, 1, 2]),
         (30000 / 1001, 30, 6, [0, 1, 2, 3, 4, 5]),
         (25, 50, 1, [0]),
+        (30, 30, 2, [0, 1]),
+        (24, 48, 7, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]),
     ],
 )
 def test_resampling_takes_the_nearest_time(rate, wanted, count, expected):

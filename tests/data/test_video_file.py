@@ -184,11 +184,13 @@ def packets(path):
     return [(number, pos, size) for number, (_, pos, size) in enumerate(sorted(found))]
 
 
-def test_damage_in_the_middle_is_named_and_the_rest_is_readable(tmp_path):
+@pytest.mark.parametrize("damage", ["all of a packet", "three bytes of it"])
+def test_damage_in_the_middle_is_named_and_the_rest_is_readable(tmp_path, damage):
     path = numbered.write(tmp_path / "a.mp4", count=60, options={"g": "20", "bf": "0", "sc_threshold": "0"})
     data = bytearray(path.read_bytes())
     _, pos, size = packets(path)[25]
-    data[pos + 4 : pos + size] = bytes(255 - b for b in data[pos + 4 : pos + size])
+    begin, end = (pos + 4, pos + size) if damage == "all of a packet" else (pos + size // 2, pos + size // 2 + 3)
+    data[begin:end] = bytes(255 - b for b in data[begin:end])
     path.write_bytes(data)
     video = open_video(path)
     assert numbered.numbers(video.read([24, 40, 3])) == [24, 40, 3]
