@@ -95,7 +95,7 @@ class Stage(ABC):
 
     @abstractmethod
     def loss(self, examples: dict[str, Tensor], *, step: int, turn: str, rng: Draws) -> Loss:
-        """The objective of the group `turn`, a mean over rows."""
+        """The objective of the group `turn`, a mean over rows; every weight of the group takes part in every call."""
 
     def after_step(self, step: int, rng: Draws) -> dict[str, Tensor]:
         """Called once per optimiser step (codebook averages, restarts); returns scalars to log."""
