@@ -7,6 +7,8 @@ device asked for is there.
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 import platform
 import re
@@ -16,8 +18,12 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["Fabric", "build_fabric", "hardware", "memory", "pick_device", "versions"]
+__all__ = ["Fabric", "build_fabric", "first_process", "hardware", "memory", "pick_device", "versions"]
+
+# Fabric reports on its own doings as it starts; what matters of it, the plan of a run tells.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 PACKAGES = ("framecast", "torch", "lightning-fabric", "numpy", "safetensors", "av", "pillow")
 
@@ -72,17 +78,28 @@ def build_fabric(*, device: str = "auto", devices: int = 1, precision: Literal["
     _check_count(where, devices)
     if precision == "bf16" and where.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("precision bf16: this GPU cannot compute in bfloat16; set precision to 32.")
-    # A stage may leave some weights without a gradient for some clips (a skipped condition), and keeps its own
-    # statistics equal on every process: buffers are never copied from the first one.
-    averaging = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     chosen: Any = [where.index] if where.index is not None else devices
     return Fabric(
         accelerator=where.type,
         devices=chosen,
         num_nodes=nodes,
-        strategy=averaging if devices * nodes > 1 else "auto",
+        strategy=_averaging() if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
+
+
+def _averaging() -> DDPStrategy:
+    """Averages gradients only: stages keep their statistics equal on every process themselves."""
+    takes = inspect.signature(DistributedDataParallel.__init__).parameters
+    # torch 2.13 renames the switch that copies buffers from the first process before every forward pass
+    name = "forward_sync_buffers" if "forward_sync_buffers" in takes else "broadcast_buffers"
+    switch: dict[str, Any] = {name: False}
+    return DDPStrategy(**switch)
+
+
+def first_process() -> bool:
+    """Whether this process is the one that talks: of several that train together, only the first does."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
 def _check_count(where: torch.device, devices: int) -> None:

@@ -151,25 +151,19 @@ def _origin(stream: ClipStream) -> list[tuple[str, int, int]]:
     return [(part.listed.path, part.windows, int(part.frames[0])) for part in stream.parts]
 
 
-@torch.no_grad()
 def validation_loss(job: Job, fabric: Fabric, state: TrainState, held: tuple[Video, Tensor]) -> float:
     """Loss of the first group on the held-out clips, by the averaged weights and with the same noise every time."""
     clips, valid = held
     rng = draws(mix("validation", job.settings.seed), range(len(clips)), fabric.device)
-    state.training(False)
-    with state.average.in_place(), fabric.autocast():
+    with state.judged(), fabric.autocast():
         examples = job.stage.examples(clips, valid, rng)
         loss = job.stage.loss(examples, step=state.step, turn=next(iter(state.learners)), rng=rng)
-    state.training(True)
     return float(loss.total)
 
 
-@torch.no_grad()
 def preview(job: Job, fabric: Fabric, state: TrainState, clips: Video) -> Video:
     """What the averaged weights make of some clips, with the same noise every time."""
     rng = draws(mix("preview", job.settings.seed), range(len(clips)), fabric.device)
-    state.training(False)
-    with state.average.in_place(), fabric.autocast():
+    with state.judged(), fabric.autocast():
         made = job.stage.preview(clips, rng)
-    state.training(True)
     return made.float()

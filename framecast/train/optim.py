@@ -21,7 +21,7 @@ from framecast.draws import Draws
 from framecast.experiment import OptimiserConfig
 from framecast.system import Group, Stage
 
-LONG_RUN = 2_000  # optimiser steps from which compiling (a minute or two) pays
+LONG_RUN = 10_000  # optimiser steps from which compiling (a minute or two) pays
 
 
 def learning_rate(config: OptimiserConfig, step: int, *, max_steps: int) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,11 +60,17 @@ class TrainState:
         with torch.no_grad():
             job.stage.start(fabric.to_device(clips), draws(seed, first, fabric.device))
 
-    def training(self, on: bool) -> None:
-        """Put the learning modules in training or evaluation mode."""
-        for learner in self.learners.values():
-            for module in learner.modules.values():
-                module.train(on)
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Within it the learning modules are in evaluation mode, hold their averages and compute no gradient."""
+        modules = [module for learner in self.learners.values() for module in learner.modules.values()]
+        for module in modules:
+            module.eval()
+        # other batch sizes than in training: compiling for them would cost more than it saves
+        with torch.no_grad(), self.average.in_place(), torch.compiler.set_stance("force_eager"):
+            yield
+        for module in modules:
+            module.train()
 
     def save(self, job: Job, run: Path) -> Path:
         """Write the checkpoint of this step, whole or not at all, and drop this run's oldest ones.
