@@ -14,11 +14,12 @@ import torch
 
 from framecast.checkpoint import describe, load_system, load_tensors
 from framecast.experiment import EmaConfig, OptimiserConfig
+from framecast.train.ema import Average
 from framecast.train.loop import Diverged
 from framecast.train.plan import prepare, read_config
 from framecast.train.run import Silent, Stopped, run
 from tests.tiny import TINY, change, write_clips
-from tests.train.duel import DuelExperiment
+from tests.train.duel import CodecStage, DuelExperiment
 
 
 def toy(clips, **settings):
@@ -148,21 +149,28 @@ def test_stage_without_what_it_needs_is_refused(clips):
     assert not Path("runs").exists()
 
 
-def test_groups_learn_only_in_their_turn(clips):
-    experiment = change(
-        DuelExperiment(), data={"dir": str(clips)}, log_every=1, max_steps=3, optimiser=OptimiserConfig()
-    )
-    states = []
+def test_groups_learn_only_in_their_turn(clips, monkeypatch):
+    experiment = change(DuelExperiment(), data={"dir": str(clips)}, max_steps=4)
+    learning, averaged = [], []
+    loss, average = CodecStage.loss, Average.update
 
-    class Watch(Silent):
-        def step(self, step, max_steps, loss, rate):
-            states.append(step)
+    def watched_loss(self, examples, *, step, turn, rng):
+        parts = {"model": self.system.autoencoder.up.weight, "critic": self.critic.weight}
+        learning.append((turn, [name for name, weight in parts.items() if weight.requires_grad]))
+        return loss(self, examples, step=step, turn=turn, rng=rng)
 
-    done = run(experiment, stage="codec", out="r", device="cpu", progress=Watch())
-    counts = json.loads((done.checkpoint / "train_state.json").read_text())["updates"]
-    assert counts == {"model": 2, "critic": 1}
-    steps = load_tensors(done.checkpoint / "train_state.safetensors")
-    assert steps["critic/optimiser/critic.weight/step"].item() == 1
+    def watched_average(self, name, update):
+        averaged.append((name, update))
+        average(self, name, update)
+
+    monkeypatch.setattr(CodecStage, "loss", watched_loss)
+    monkeypatch.setattr(Average, "update", watched_average)
+    done = run(experiment, stage="codec", out="r", device="cpu")
+    assert learning[:4] == [("model", ["model"]), ("model", ["model"]), ("critic", ["critic"]), ("model", ["model"])]
+    assert averaged == [("codec", 0), ("codec", 1), ("codec", 2)]
+    state = load_tensors(done.checkpoint / "train_state.safetensors")
+    assert state["critic/optimiser/critic.weight/step"].item() == 1
+    assert state["model/optimiser/codec.up.weight/step"].item() == 3
 
 
 def test_start_from_takes_the_weights_and_nothing_else(clips):
