@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: simulate flows, train a small model on them, forecast flows it has never seen, and say how well.
 
-Everything lies in one folder: data/, run/, predict/, infill/, interpolate/, strip.png, forecast.mp4 and .webp, and
-numbers.json with what was measured and how.
+Everything lies in one folder: data/, run/, predict/, infill/, interpolate/, strip.png, forecast.mp4 and .webp, an
+unseen flow to try commands on, and numbers.json with what was measured and how.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def _arguments(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     import framecast
+    from framecast.data.array_file import write_array
     from framecast.data.simulate.sets import flows, simulate
     from framecast.generate import free_folder
     from framecast.train.run import run
@@ -71,6 +72,9 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     model.name = f"{SET}-ramvid"
     longest = CONTEXT + HORIZON
     unseen = flows(SET, "test", TEST_FLOWS, WINDOWS_PER_FLOW * longest, seed=args.seed)
+    write_array(
+        out / "unseen.npz", unseen[0].frames, fps=None, value_range=unseen[0].value_range, generated_by={"set": SET}
+    )
     windows = [flow[i * longest : (i + 1) * longest] for flow in unseen for i in range(WINDOWS_PER_FLOW)]
     forecasts = _forecasts(model, windows, args.seed, console)
     _show(model, windows[0], forecasts[0], out, seed=args.seed)
@@ -181,7 +185,7 @@ def _tell(numbers: dict[str, Any], out: Path, console: Console) -> None:
     )
     console.say(f"{out}: strip.png, forecast.mp4, numbers.json and more, in {duration(numbers['seconds'])}")
     console.say("next:")
-    console.say(f"  framecast predict {out}/run {out}/data/train/flow_0000.npz --horizon 24 --samples 3")
+    console.say(f"  framecast predict {out}/run {out}/unseen.npz --horizon 24 --samples 3")
     console.say(f"  framecast models info {out}/run")
     console.say("  framecast train ramvid/tiny32 --data my_clips/")
 

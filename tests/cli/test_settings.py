@@ -165,7 +165,8 @@ def test_train_in_python_takes_a_folder(tmp_path, videos, monkeypatch):
     data = framecast.videos(videos, size=8, channels=1, clip_frames=4)
     done = framecast.train(ramvid(), data, max_steps=2, device="cpu")
     assert done.steps == 2
-    assert framecast.load(done.dir, device="cpu").video.clip_frames == 4
+    assert done.model.video.clip_frames == 4
+    assert done.model.generate(2, 6, steps=2).video.shape == (2, 6, 1, 8, 8)
 
 
 def test_data_check_exits_3_on_a_broken_file(cast, videos):

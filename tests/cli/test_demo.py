@@ -1,0 +1,55 @@
+"""The demonstration from first to last step, with a tiny model and few flows."""
+
+import dataclasses
+import json
+
+import pytest
+
+from framecast.cli import demo
+from framecast.experiment import DataConfig
+from tests.tiny import ramvid
+
+
+@pytest.fixture
+def small(monkeypatch):
+    experiment = dataclasses.replace(ramvid(), data=DataConfig(channels=1, size=16))
+    monkeypatch.setattr(demo, "preset", lambda name: experiment)
+    for name, value in (("TRAIN_FLOWS", 2), ("TRAIN_FRAMES", 16), ("TEST_FLOWS", 1), ("WINDOWS_PER_FLOW", 2)):
+        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "CALIBRATION", 2)
+
+
+def test_demo_ends_with_pictures_and_honest_numbers(cast, small, tmp_path):
+    ran = cast("demo", "--max-steps", 2, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"strip.png", "forecast.mp4", "forecast.webp", "numbers.json", "unseen.npz", "predict", "infill"} <= names
+    numbers = json.loads((tmp_path / "demo" / "numbers.json").read_text())
+    assert numbers["windows"] == 2 and numbers["training"]["steps"] == 2
+    for who in ("model", "persistence"):
+        leads = numbers[who]["crps_fair_by_lead"]
+        assert len(leads) == demo.HORIZON
+        assert numbers[who]["crps_fair"] == pytest.approx(sum(leads) / len(leads), abs=2e-3)
+    # two optimiser steps teach nothing, and the numbers say so
+    assert numbers["model"]["crps_fair"] > numbers["persistence"]["crps_fair"] > 0
+    assert "persistence" in ran.out and "framecast predict demo/run demo/unseen.npz" in ran.out
+    shown = ran.out.splitlines()[-3].split()
+    assert cast(*shown[1:], "--steps", 2, "--format", "npz").code == 0  # the command it proposes works
+
+
+def test_demo_takes_the_next_free_folder_and_fits_into_the_time_given(cast, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "SET", "bouncing32")  # made in no time
+    experiment = dataclasses.replace(ramvid(), data=DataConfig(channels=1, size=32))
+    monkeypatch.setattr(demo, "preset", lambda name: experiment)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "mine.txt").touch()
+    ran = cast("demo", "--minutes", 0.001, "--json", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert ran.json["out"] == "demo-2"
+    assert ran.json["training"]["steps"] >= 2
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
+
+
+def test_demo_refuses_two_lengths(cast):
+    ran = cast("demo", "--minutes", 1, "--max-steps", 5)
+    assert ran.code == 2 and "give one" in ran.err
