@@ -10,13 +10,19 @@ from framecast.experiment import DataConfig
 from tests.tiny import ramvid
 
 
+def tiny(size):
+    """A model for frames of this size that works on 4 × 4 patches of them."""
+    experiment = ramvid()
+    model = dataclasses.replace(experiment.model, patch=size // 4)
+    return dataclasses.replace(experiment, data=DataConfig(channels=1, size=size), model=model)
+
+
 @pytest.fixture
 def small(monkeypatch):
-    experiment = dataclasses.replace(ramvid(), data=DataConfig(channels=1, size=16))
-    monkeypatch.setattr(demo, "preset", lambda name: experiment)
-    for name, value in (("TRAIN_FLOWS", 2), ("TRAIN_FRAMES", 16), ("TEST_FLOWS", 1), ("WINDOWS_PER_FLOW", 2)):
+    monkeypatch.setattr(demo, "preset", lambda name: tiny(16))
+    few = {"TRAIN_FLOWS": 2, "TRAIN_FRAMES": 16, "TEST_FLOWS": 1, "WINDOWS_PER_FLOW": 2, "SAMPLES": 3, "CALIBRATION": 2}
+    for name, value in few.items():
         monkeypatch.setattr(demo, name, value)
-    monkeypatch.setattr(demo, "CALIBRATION", 2)
 
 
 def test_demo_ends_with_pictures_and_honest_numbers(cast, small, tmp_path):
@@ -39,8 +45,7 @@ def test_demo_ends_with_pictures_and_honest_numbers(cast, small, tmp_path):
 
 def test_demo_takes_the_next_free_folder_and_fits_into_the_time_given(cast, small, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SET", "bouncing32")  # made in no time
-    experiment = dataclasses.replace(ramvid(), data=DataConfig(channels=1, size=32))
-    monkeypatch.setattr(demo, "preset", lambda name: experiment)
+    monkeypatch.setattr(demo, "preset", lambda name: tiny(32))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").touch()
     ran = cast("demo", "--minutes", 0.001, "--json", "--device", "cpu")
