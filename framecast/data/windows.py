@@ -61,8 +61,8 @@ def plan(listed: Sequence[Listed], config: DataConfig, *, clip_frames: int, min_
 
     A file is held out for validation if the hash of its relative path, as a number in [0, 1), is below
     `config.validation`: adding files moves no other file. At least one file trains. Of a single file, and of every file
-    if `config.hold_out` is "ends", the last share of frames is held out if both sides then hold a window. Where nothing is held out validation borrows the training
-    files, and a note says so.
+    if `config.hold_out` is "ends", the last share of frames is held out if both sides then hold a window. Where nothing
+    is held out validation borrows the training files, and a note says so.
 
     Args:
         listed: from `index_folder`.

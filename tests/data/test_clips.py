@@ -254,12 +254,12 @@ def test_ends_of_all_files_are_held_out_when_asked_for(root):
         clip_frames=4,
         min_frames=4,
     )
-    assert [(part.listed.path, list(part.frames)[-1]) for part in cut_up.train] == [
+    assert [(part.listed.path, part.frames[-1]) for part in cut_up.train] == [
         ("a.npy", 29),
         ("b.npy", 14),
         ("short.npy", 6),
     ]
-    assert [(part.listed.path, list(part.frames)[0]) for part in cut_up.validation] == [("a.npy", 30), ("b.npy", 15)]
+    assert [(part.listed.path, part.frames[0]) for part in cut_up.validation] == [("a.npy", 30), ("b.npy", 15)]
     assert "the ends of 2 of 3 files are held out for validation." in cut_up.notes
 
 
