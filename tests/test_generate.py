@@ -308,3 +308,49 @@ def test_free_folder_counts_up(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     assert free_folder(tmp_path / "push") == tmp_path / "push-3"
+
+
+class Coarse:
+    """Keeps the sign of every pixel: one bit each."""
+
+    def encode(self, video):
+        return {"sign": video > 0}
+
+    def decode(self, code):
+        return code["sign"].float() - 0.5
+
+    def bits(self, code):
+        return code["sign"][0, 0].numel()
+
+
+class Steady:
+    """One bit per dimension for every unknown frame."""
+
+    def bits(self, frames, known, *, rng):
+        return torch.ones(len(frames), int((~known).sum()))
+
+
+def test_reconstruct_returns_what_the_codec_keeps():
+    system = Filler()
+    system.codec = Coarse()
+    clip = a_clip()
+    result = Model(system).reconstruct(clip)
+    assert set(result.video.unique().tolist()) == {64, 191}  # -0.5 and 0.5 in bytes
+    assert torch.equal(result.video[0] > 127, clip.frames > 127)
+    assert result.record["bits_per_frame"] == 16
+    assert result.scores()["model"]["psnr"] > 10
+
+
+def test_score_leaves_the_context_out():
+    system = Filler()
+    system.scorer = Steady()
+    assert Model(system).score(a_clip(6), context=2) == [1.0] * 4
+
+
+def test_save_writes_what_it_returns_and_never_twice(tmp_path):
+    result = Model(Filler()).predict(a_clip(), 4, samples=2, context=4)
+    files = result.save(tmp_path / "out", formats=("webp",))
+    assert sorted(tmp_path.glob("out/*")) == sorted(files)
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["scores"]["frames"] == [4, 5, 6, 7]
+    with pytest.raises(ValueError, match="out-2 is free"):
+        result.save(tmp_path / "out")

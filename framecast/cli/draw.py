@@ -195,7 +195,7 @@ def _report(forecast: Forecast, files: list[Path], request: _Request, console: C
     drawn = len(request.task) - sum(request.task.known)
     console.say(
         f"{request.out}: {len(forecast)} × {drawn} frames in {duration(record['seconds'])} "
-        f"({record['frames_per_second']:.3g} frames/s): {', '.join(path.name for path in files)}"
+        f"({record['frames_per_second']:.3g} frames/s): {_names(files)}"
     )
     if scores:
         rows = [[who, scores[who]["crps"], scores[who]["crps_fair"], scores[who]["psnr"]] for who in _scored(scores)]
@@ -204,6 +204,15 @@ def _report(forecast: Forecast, files: list[Path], request: _Request, console: C
         )
         console.say(table(["", "CRPS", "fair CRPS", "PSNR dB"], rows))
     return {"files": [str(path) for path in files], "scores": scores, **record}
+
+
+def _names(files: list[Path]) -> str:
+    """File names, those of many samples by the first and the last."""
+    if len(files) <= 8:
+        return ", ".join(path.name for path in files)
+    samples = [path.name for path in files if path.name.startswith("sample_")]
+    rest = [path.name for path in files if path.name not in samples]
+    return ", ".join([f"{samples[0]} to {samples[-1]}", *rest])
 
 
 def _scored(scores: dict[str, Any]) -> list[str]:
@@ -236,10 +245,10 @@ def _drawn(window: Window, length: int) -> list[int]:
 
 
 def _cost_lines(told: dict[str, Any]) -> list[str]:
-    spans = [f"{span[0]}–{span[1]}" for span in told["windows"] if span]
+    spans = ["–".join(map(str, sorted(set(span)))) for span in told["windows"] if span]
     shown = ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")
     return [
-        f"{told['clip']}: {told['task']}, {told['known']} of {told['frames']} frames known, {told['samples']} samples",
+        f"{told['clip']}: {told['task']}, {told['known']} of {told['frames']} frames known, samples: {told['samples']}",
         f"{told['frames']} frames in {len(spans)} windows of {told['window_frames']} (drawing frames {shown})",
         f"{told['network_calls']} network calls; output: {told['out']}",
     ]
