@@ -18,7 +18,7 @@ from torch import Tensor
 from framecast.assets import Assets
 from framecast.diffusion import process as diffusion
 from framecast.diffusion import sampling
-from framecast.diffusion.schedule import Schedule, descending, kept_levels, named
+from framecast.diffusion.schedule import Schedule, descending, kept_levels, named, snr_levels
 from framecast.draws import Draws
 from framecast.experiment import StageConfig, VideoSpec
 from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask, Video, Window
@@ -87,7 +87,7 @@ class RaMViD(System):
         known = known.to(frames.device)
         if bool(known.all()):
             return frames, None
-        times = descending(kept_levels(self.config.noise_levels, options.steps))
+        times = self.times(options)
         denoise = self._denoiser(times, options, rows=len(frames))
         variance = self.config.variance
 
@@ -130,6 +130,16 @@ class RaMViD(System):
         if not isinstance(settings, DiffusionStageConfig):
             raise ValueError(f"the stage diffusion takes DiffusionStageConfig, got {type(settings).__name__}.")
         return DiffusionStage(self, settings)
+
+    def times(self, options: RaMViDSampling) -> list[int]:
+        """Noise levels that sampling visits, descending, -1 at the end.
+
+        They are spaced evenly over the levels; for `dpmpp_2m`, which extrapolates along the log signal-to-noise ratio,
+        evenly along that, unless `options.steps` spells the spacing out.
+        """
+        if options.sampler == "dpmpp_2m" and isinstance(options.steps, int):
+            return descending(snr_levels(self.schedule, options.steps))
+        return descending(kept_levels(self.config.noise_levels, options.steps))
 
     def model_time(self, t: Tensor) -> Tensor:
         """What the network is told of noise level t: t 1000 / S, whatever levels a sampler visits."""
