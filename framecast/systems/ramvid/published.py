@@ -196,8 +196,8 @@ def tiny32() -> RaMViDExperiment:
     return replace(
         larger,
         data=DataConfig(channels=3, size=32),
-        model=replace(larger.model, width=24),
-        stages=RaMViDStages(diffusion=replace(larger.stages.diffusion, max_steps=4_000)),
+        model=replace(larger.model, width=48, multipliers=(1, 2, 2), attention=(4,)),
+        stages=RaMViDStages(diffusion=replace(larger.stages.diffusion, batch=4, max_steps=1_800, preview_every=600)),
     )
 
 
