@@ -89,7 +89,7 @@ class StageConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     seed: int = 0  # weights, order of the clips, noise
     log_every: int = 20  # optimiser steps between two lines of metrics.csv
-    preview_every: int = 0  # optimiser steps between two sample videos; 0: at the end only
+    preview_every: int | None = 0  # optimiser steps between two sample videos; 0: at the end only; null: never
     checkpoint_every: int = 1_000  # optimiser steps between two checkpoints
     keep: int = 2  # checkpoints kept, the newest
 

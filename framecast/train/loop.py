@@ -96,7 +96,8 @@ def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, a
         report.step(state, values["loss"], line)
         if due or stop:
             report.checkpoint(state)
-        if last or (settings.preview_every and state.step % settings.preview_every == 0):
+        often = settings.preview_every
+        if often is not None and (last or (often and state.step % often == 0)):
             clips = fabric.to_device(job.held.first(PREVIEW_CLIPS))
             report.preview(state, clips, preview(job, fabric, state, clips))
         fabric.barrier()

@@ -212,7 +212,7 @@ def check(settings: StageConfig, *, where: str) -> None:
         "checkpoint_every": 1, "keep": 1,
     }  # fmt: skip
     for key, bound in least.items():
-        if (value := getattr(settings, key)) < bound:
+        if (value := getattr(settings, key)) is not None and value < bound:
             raise ValueError(f"{where}.{key} is {value}; it must be at least {bound}.")
     optimiser = settings.optimiser
     if not optimiser.lr > 0:

@@ -26,6 +26,10 @@ def toy(clips, **settings):
     return change(TINY["toy"](), data={"dir": str(clips)}, **settings)
 
 
+def test_no_preview_is_drawn_when_none_is_wanted(clips):
+    assert not (run(toy(clips, preview_every=None, max_steps=2), device="cpu").dir / "samples").exists()
+
+
 def test_run_folder_holds_what_the_docs_say(clips):
     done = run(toy(clips, preview_every=5), device="cpu")
     assert done.dir.parent == Path("runs")
