@@ -57,6 +57,8 @@ class _NormSilu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float) -> Tensor:
         rows, channels = x.shape[:2]
         values = x.float()  # statistics in float32 whatever the precision of x
+        if x.device.type != "cpu":  # there the kernel knows one layout only, and older versions refuse others
+            values = values.contiguous()
         size = values[0, 0].numel()
         xhat, mean, rstd = torch.native_group_norm(values, None, None, rows, channels, size, groups, eps)
         ctx.save_for_backward(x, scale, shift, mean, rstd)
@@ -75,7 +77,7 @@ class _NormSilu(torch.autograd.Function):
         z = torch.addcmul(_like(shift - a * mean_c, x), values, _like(a, x))
         dz = torch.ops.aten.silu_backward(grad.to(z.dtype), z)
         sum_dz = _sum_positions(dz)
-        sum_dz_xhat = rstd_c * (_sum_positions(torch.mul(dz, values, out=z)) - mean_c * sum_dz)
+        sum_dz_xhat = rstd_c * (_sum_positions(dz * values) - mean_c * sum_dz)
         # means over a group of d loss / d xhat, and of the same times xhat
         count = share * values[0, 0].numel()
         m_1 = (scale * sum_dz).view(rows, groups, share).sum(2) / count

@@ -1,5 +1,8 @@
 """Fused and rearranged layers equal the plain ones, value and gradient."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,6 +79,23 @@ def test_residual_block_depends_on_the_embedding_of_its_own_row():
     changed = torch.cat([e[:1], e[1:] + 1])
     before, after = block(x, e), block(x, changed)
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
+
+
+ONE_GRAPH = """
+import torch
+from framecast.nn.blocks import ResBlock
+block = ResBlock(4, 8, embedding=8, groups=2)
+x = torch.randn(1, 4, 2, 4, 4).contiguous(memory_format=torch.channels_last_3d)
+print(torch._dynamo.explain(block)(x, torch.randn(1, 8)).graph_break_count)
+"""
+
+
+@pytest.mark.slow
+def test_residual_block_is_one_graph_to_the_compiler():
+    # a break cuts every block in pieces, each compiled anew for every width until the compiler gives up;
+    # in a process of its own, because checked annotations break graphs
+    done = subprocess.run([sys.executable, "-c", ONE_GRAPH], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "0", done.stderr[-2000:]
 
 
 def test_pointwise_is_a_convolution():
