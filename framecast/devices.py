@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -84,8 +85,15 @@ def build_fabric(*, device: str = "auto", devices: int = 1, precision: Literal["
         devices=chosen,
         num_nodes=nodes,
         strategy=_averaging() if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        plugins=[_Bf16("bf16-mixed", where.type)] if precision == "bf16" else [],
     )
+
+
+class _Bf16(MixedPrecision):
+    """Autocast to bfloat16, which takes clips, noise and noise schedules as they are: Fabric's own rounds them, too."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
 
 
 def _averaging() -> DDPStrategy:

@@ -14,6 +14,7 @@ import torch
 
 from framecast.checkpoint import describe, load_system, load_tensors
 from framecast.experiment import EmaConfig, OptimiserConfig
+from framecast.systems.ramvid.ramvid import DiffusionStage
 from framecast.train.ema import Average
 from framecast.train.loop import Diverged
 from framecast.train.plan import prepare, read_config
@@ -125,6 +126,26 @@ def test_held_out_clips_are_judged_at_checkpoints(tmp_path):
         judged = {row["step"]: row["validation_loss"] for row in csv.DictReader(file)}
     assert {step for step, value in judged.items() if value} == {"5", "10"}
     assert float(judged["10"]) < float(judged["5"])
+
+
+def test_half_precision_is_that_of_layers_not_of_clips_and_noise(clips, monkeypatch):
+    honest, seen = DiffusionStage.loss, []
+
+    def loss(self, examples, **arguments):
+        network = self.system.network
+        hooks = [
+            network.out[2].register_forward_hook(lambda layer, given, made: seen.append(("layer", made.dtype))),
+            network.register_forward_hook(lambda layer, given, made: seen.append(("network", made.dtype))),
+        ]
+        result = honest(self, examples, **arguments)
+        seen.append(("clip", examples["clip"].dtype))
+        for hook in hooks:
+            hook.remove()
+        return result
+
+    monkeypatch.setattr(DiffusionStage, "loss", loss)
+    run(change(TINY["ramvid"](), data={"dir": str(clips)}, max_steps=1, precision="bf16"), out="r", device="cpu")
+    assert seen[:3] == [("layer", torch.bfloat16), ("network", torch.float32), ("clip", torch.float32)]
 
 
 # ---- stages

@@ -123,7 +123,8 @@ class UNet3D(nn.Module):
         for steps in self.output_blocks:
             x = self._run(steps, torch.cat([x, stack.pop()], dim=1), active)
         norm, _, conv = self.out
-        return channels_to_blocks(conv(norm_silu(x, norm)), self.patch).contiguous()
+        # under autocast the convolution answers in bfloat16, too coarse for what noise schedules make of it
+        return channels_to_blocks(conv(norm_silu(x, norm)), self.patch).to(video.dtype).contiguous()
 
     def embed(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The step embedding after its two layers, plus the class embedding."""
