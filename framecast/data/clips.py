@@ -57,6 +57,7 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
         self.seed = seed
         self.rejected = list(plan.rejected)
         self.notes = list(plan.notes)
+        self.borrowed = plan.borrowed  # nothing is held out: validation sees the training clips
         self.windows = sum(part.windows for part in self.parts)
         self._ends = np.cumsum([part.windows for part in self.parts])
         self._reader = FittedFrames(Path(self.config.dir).expanduser(), self.config)

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from framecast.data.clips import ClipStream, loader
+from framecast.data.clips import loader
 from framecast.devices import Fabric
 from framecast.draws import draws, mix
 from framecast.experiment import StageConfig
@@ -141,15 +141,11 @@ def _diverged(values: Mapping[str, float], step: int, job: Job, last: Path | Non
 
 def _held(job: Job, fabric: Fabric) -> tuple[Video, Tensor] | None:
     """A few clips to judge by, always the same; None where none were held out."""
-    if _origin(job.held) == _origin(job.train):  # too few files to hold any out: validation borrowed them
+    if job.held.borrowed:
         return None
     count = min(VALIDATION_CLIPS, job.held.windows)
     clips, valid = job.held.batch(range(count))
     return fabric.to_device(clips), fabric.to_device(valid)
-
-
-def _origin(stream: ClipStream) -> list[tuple[str, int, int]]:
-    return [(part.listed.path, part.windows, int(part.frames[0])) for part in stream.parts]
 
 
 def validation_loss(job: Job, fabric: Fabric, state: TrainState, held: tuple[Video, Tensor]) -> float:

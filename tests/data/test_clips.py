@@ -265,7 +265,13 @@ def test_ends_of_all_files_are_held_out_when_asked_for(root):
 
 def test_single_short_file_is_borrowed(tmp_path):
     write(tmp_path / "a", counting(7))
-    assert stream(tmp_path, split="validation", validation=0.2).windows == 4
+    held = stream(tmp_path, split="validation", validation=0.2)
+    assert held.windows == 4 and held.borrowed
+
+
+def test_streams_that_share_no_frame_are_not_borrowed(tmp_path):
+    write(tmp_path / "a", counting(100))
+    assert not any(stream(tmp_path, split=s, validation=0.2).borrowed for s in ("train", "validation"))
 
 
 def test_validation_is_neither_mirrored_nor_cropped_by_chance(tmp_path):

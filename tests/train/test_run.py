@@ -128,6 +128,12 @@ def test_held_out_clips_are_judged_at_checkpoints(tmp_path):
     assert float(judged["10"]) < float(judged["5"])
 
 
+def test_training_clips_are_not_judged_as_if_they_were_held_out(clips):
+    experiment = change(TINY["toy"](), data={"dir": str(clips), "validation": 0.0}, max_steps=2)
+    run(experiment, out="r", device="cpu")
+    assert "validation_loss" not in Path("r/metrics.csv").read_text()
+
+
 def test_half_precision_is_that_of_layers_not_of_clips_and_noise(clips, monkeypatch):
     honest, seen = DiffusionStage.loss, []
 
