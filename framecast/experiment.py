@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -183,13 +185,35 @@ def from_yaml(text: str, *, where: str = "the settings") -> dict[str, Any]:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     try:
         values = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{where} is not YAML ({place}{error.problem or error.context}).") from None
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise ValueError(f"{where} is not YAML ({str(error).splitlines()[0]}).") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a table of settings, got {values!r}.")
     return values
+
+
+def read_yaml(path: Path, *, where: str = "") -> dict[str, Any]:
+    """The plain values of a YAML file.
+
+    Args:
+        path: the file.
+        where: what messages call it; "": its path.
+
+    Raises:
+        ValueError: not text, not YAML, or not a table.
+    """
+    where = where or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{where} is not text in UTF-8: save it as such, or name another file.") from None
+    return from_yaml(text, where=where)
 
 
 def from_plain(kind: type[T], values: dict[str, Any], *, where: str = "") -> T:
@@ -250,7 +274,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     elif hint is Any:
         return value
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        if abs(value) <= sys.float_info.max:  # neither nan nor infinity
+            return float(value)
     elif hint is type(None) and value is None:
         return None
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
@@ -267,5 +292,5 @@ def _spell(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_spell(choice) for choice in choices)
     if typing.get_origin(hint) is tuple:
-        return "a list of " + ", ".join(_spell(c) for c in choices if c is not Ellipsis)
+        return "a list of " + " and ".join(_spell(c) for c in choices if c is not Ellipsis)
     return str(hint)

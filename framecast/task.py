@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_FRAMES = 1_000_000  # an index or a length beyond it is a slip of the finger, and would fill the memory
+
 
 class UnsupportedTask(ValueError):
     """The system cannot answer such a set of known frames; the message says what it can do."""
@@ -116,7 +118,7 @@ def parse_frames(text: str) -> list[int]:
     """Frame indices written as `0-3,14-15`: 0-based, ranges inclusive, sorted, each once.
 
     Raises:
-        ValueError: anything else, or a range that runs backwards.
+        ValueError: anything else, a range that runs backwards, or an index no clip has.
 
     Example:
         >>> parse_frames("0-3,14-15")
@@ -132,5 +134,7 @@ def parse_frames(text: str) -> list[int]:
         begin, end = int(first), int(last) if dash else int(first)
         if end < begin:
             raise ValueError(f"frames {text!r}: the range {piece.strip()} runs backwards; write {end}-{begin}.")
+        if end >= MOST_FRAMES:
+            raise ValueError(f"frames {text!r}: {end} is too high an index; clips have at most {MOST_FRAMES:,} frames.")
         indices.update(range(begin, end + 1))
     return sorted(indices)

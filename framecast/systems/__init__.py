@@ -44,14 +44,14 @@ def entry(system: str) -> Entry:
     Raises:
         ValueError: no such system; the known ones are named.
     """
-    if system not in SYSTEMS:
-        raise ValueError(f"{system!r} is not a system.{nearest(system, SYSTEMS)} Systems: {', '.join(SYSTEMS)}.")
+    if not isinstance(system, str) or system not in SYSTEMS:  # a file may hold anything
+        raise ValueError(f"{system!r} is not a system.{nearest(str(system), SYSTEMS)} Systems: {', '.join(SYSTEMS)}.")
     return SYSTEMS[system]
 
 
 def presets() -> list[str]:
     """Names of all presets, `<system>/<preset>`."""
-    return [f"{name}/{preset}" for name, row in SYSTEMS.items() for preset in resolve(row.presets)]
+    return [f"{name}/{key}" for name, row in SYSTEMS.items() if row.presets for key in resolve(row.presets)]
 
 
 def preset(name: str) -> Experiment:
@@ -61,8 +61,8 @@ def preset(name: str) -> Experiment:
         ValueError: no such preset; the nearest is named.
     """
     system, _, short = name.partition("/")
-    table = resolve(entry(system).presets)
+    table = resolve(SYSTEMS[system].presets) if system in SYSTEMS else {}
     if short not in table:
-        known = [f"{system}/{key}" for key in table]
-        raise ValueError(f"{name!r} is not a preset.{nearest(name, known)} Presets: {', '.join(known)}.")
+        known = [f"{system}/{key}" for key in table] or presets()
+        raise ValueError(f"{name!r} is not a preset.{nearest(name, known) or ' Presets: ' + ', '.join(known) + '.'}")
     return table[short]()
