@@ -9,11 +9,12 @@ exactly, for any batch size, number of processes or devices. Read next: `frameca
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -176,19 +177,39 @@ def _permutation(seed: int, length: int) -> Tensor:
 
 def loader(
     stream: ClipStream, batches: Iterable[Sequence[int]], *, workers: int
-) -> Iterator[tuple[Video, Bool[Tensor, "b t"]]]:
+) -> Generator[tuple[Video, Bool[Tensor, "b t"]], None, None]:
     """Batches of clips in the order asked for, read in `workers` processes (0: in this one).
 
     Args:
         stream: of clips.
         batches: positions of each batch; may be infinite.
         workers: number of reading processes; what is read does not depend on it.
+
+    Raises:
+        ValueError: too many files break.
     """
     if workers == 0:
         yield from map(stream.batch, batches)
         return
     quiet = torch.Generator().manual_seed(0)  # else the loader draws from the global generator, which dropout uses
-    yield from map(tuple, DataLoader(stream, batch_sampler=map(list, batches), num_workers=workers, generator=quiet))
+    source = DataLoader(
+        stream, batch_sampler=map(list, batches), num_workers=workers, generator=quiet, worker_init_fn=_outlive
+    )
+    reading: Any = iter(source)
+    try:
+        yield from map(tuple, reading)
+    except ValueError as error:
+        words = str(error).rstrip().splitlines()[-1]  # the rest is the traceback of the reading process
+        raise ValueError(words.removeprefix("ValueError: ")) from None
+    finally:
+        reading._shutdown_workers()  # torch does so when nobody holds the iterator; a traceback may hold it for long
+
+
+def _outlive(worker: int) -> None:
+    """Let a reading process live on when all are told to stop: training wants more clips until its step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not forever, lest it keeps a program from ending
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 def open_stream(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from framecast.data.clips import loader
 from framecast.devices import Fabric
 from framecast.draws import draws, mix
 from framecast.experiment import StageConfig
+from framecast.train.optim import Learner
 from framecast.train.plan import Job
 from framecast.train.state import TrainState
 from framecast.video import Video
@@ -52,73 +54,81 @@ def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, a
         Diverged: a loss or gradient that is not finite; the weights of that step are never written.
     """
     stage, settings = job.stage, job.settings
-    share = settings.batch // (settings.accumulate * fabric.world_size)
-    noise = mix("noise", job.stage_name, settings.seed)
-    places = _places(settings, share, fabric, first=state.step)
-    batches = loader(job.train, places(), workers=job.experiment.data.workers)
+    places = _places(settings, fabric, first=state.step)
     held = _held(job, fabric)
-    for step in range(state.step, settings.max_steps):
-        began = time.perf_counter()
-        turn = stage.turn(step)
-        learner = state.learners[turn]
-        rate = learner.take_turn(state.learners, step, max_steps=settings.max_steps)
-        told: dict[str, Tensor] = {}
-        for micro in range(settings.accumulate):
-            clips, valid = fabric.to_device(next(batches))
-            rows = _rows(settings, step, micro, share, fabric)
-            rng = draws(noise, rows, fabric.device, step=step)
-            torch.manual_seed(mix("global", noise, step, fabric.global_rank, micro))
-            with torch.no_grad(), fabric.autocast():
-                examples = stage.examples(clips, valid, rng)
-            with fabric.no_backward_sync(learner.objective, enabled=micro + 1 < settings.accumulate):
-                loss, terms = learner.objective(examples, step, turn, rng)
-                fabric.backward(loss / settings.accumulate)
-            for name, value in {"loss": loss, **terms}.items():
-                told[name] = told.get(name, 0.0) + value.detach().float() / settings.accumulate
-        told["grad_norm"] = learner.clip()
-        values = _agree(fabric, {**told, "stop": float(asked())})
-        stop = values.pop("stop") > 0
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            raise Diverged(_diverged(values, step, job, report.last))
-        learner.update()
-        after = stage.after_step(step, draws(mix("after", noise, step), range(1), fabric.device, step=step))
-        for name in learner.modules.keys() & state.average.modules.keys():
-            state.average.update(name, learner.updates - 1)
+    with closing(loader(job.train, places, workers=job.experiment.data.workers)) as batches:
+        for step in range(state.step, settings.max_steps):
+            began = time.perf_counter()
+            turn = stage.turn(step)
+            learner = state.learners[turn]
+            rate = learner.take_turn(state.learners, step, max_steps=settings.max_steps)
+            told = _gradients(job, fabric, learner, batches, step=step, turn=turn)
+            values = _agree(fabric, {**told, "stop": float(asked())})
+            stop = values.pop("stop") > 0
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+                raise Diverged(_diverged(values, step, job, report.last))
+            learner.update()
+            after = stage.after_step(step, draws(mix("after", _noise(job), step), range(1), fabric.device, step=step))
+            for name in learner.modules.keys() & state.average.modules.keys():
+                state.average.update(name, learner.updates - 1)
 
-        state.step, last = step + 1, step + 1 == settings.max_steps
-        state.seconds += time.perf_counter() - began
-        values |= {name: float(value) for name, value in after.items()}
-        state.means.add(values if len(state.learners) == 1 else {f"{turn}/{k}": v for k, v in values.items()})
-        line = state.means.take() | {"lr": rate} if state.step % settings.log_every == 0 or last else {}
-        due = state.step % settings.checkpoint_every == 0 or last
-        if due and held is not None:
-            line["validation_loss"] = validation_loss(job, fabric, state, held)
-        report.step(state, values["loss"], line)
-        if due or stop:
-            report.checkpoint(state)
-        often = settings.preview_every
-        if often is not None and (last or (often and state.step % often == 0)):
-            clips = fabric.to_device(job.held.first(PREVIEW_CLIPS))
-            report.preview(state, clips, preview(job, fabric, state, clips))
-        fabric.barrier()
-        if stop and not last:
-            return False
+            state.step, last = step + 1, step + 1 == settings.max_steps
+            state.seconds += time.perf_counter() - began
+            values |= {name: float(value) for name, value in after.items()}
+            state.means.add(values if len(state.learners) == 1 else {f"{turn}/{k}": v for k, v in values.items()})
+            line = state.means.take() | {"lr": rate} if state.step % settings.log_every == 0 or last else {}
+            due = state.step % settings.checkpoint_every == 0 or last
+            if due and held is not None:
+                line["validation_loss"] = validation_loss(job, fabric, state, held)
+            report.step(state, values["loss"], line)
+            if due or stop:
+                report.checkpoint(state)
+            often = settings.preview_every
+            if often is not None and (last or (often and state.step % often == 0)):
+                clips = fabric.to_device(job.held.first(PREVIEW_CLIPS))
+                report.preview(state, clips, preview(job, fabric, state, clips))
+            fabric.barrier()
+            if stop and not last:
+                return False
     return True
 
 
-def _rows(settings: StageConfig, step: int, micro: int, share: int, fabric: Fabric) -> range:
+def _gradients(
+    job: Job, fabric: Fabric, learner: Learner, batches: Iterator[tuple[Video, Tensor]], *, step: int, turn: str
+) -> dict[str, Tensor]:
+    """Forward and backward over all micro-batches of a step; loss, its terms and the norm of the clipped gradient."""
+    settings, noise, told = job.settings, _noise(job), dict[str, Tensor]()
+    for micro in range(settings.accumulate):
+        clips, valid = fabric.to_device(next(batches))
+        rng = draws(noise, _rows(settings, step, micro, fabric), fabric.device, step=step)
+        torch.manual_seed(mix("global", noise, step, fabric.global_rank, micro))
+        with torch.no_grad(), fabric.autocast():
+            examples = job.stage.examples(clips, valid, rng)
+        with fabric.no_backward_sync(learner.objective, enabled=micro + 1 < settings.accumulate):
+            loss, terms = learner.objective(examples, step, turn, rng)
+            fabric.backward(loss / settings.accumulate)
+        for name, value in {"loss": loss, **terms}.items():
+            told[name] = told.get(name, 0.0) + value.detach().float() / settings.accumulate
+    return {**told, "grad_norm": learner.clip()}
+
+
+def _noise(job: Job) -> int:
+    """Seed of the run's noise."""
+    return mix("noise", job.stage_name, job.settings.seed)
+
+
+def _rows(settings: StageConfig, step: int, micro: int, fabric: Fabric) -> range:
     """Positions in the stream of one micro-batch of this process."""
+    share = settings.batch // (settings.accumulate * fabric.world_size)
     start = step * settings.batch + (micro * fabric.world_size + fabric.global_rank) * share
     return range(start, start + share)
 
 
-def _places(settings: StageConfig, share: int, fabric: Fabric, *, first: int) -> Callable[[], Iterator[list[int]]]:
-    def places() -> Iterator[list[int]]:
-        for step in range(first, settings.max_steps):
-            for micro in range(settings.accumulate):
-                yield list(_rows(settings, step, micro, share, fabric))
-
-    return places
+def _places(settings: StageConfig, fabric: Fabric, *, first: int) -> Iterator[list[int]]:
+    """Positions of all micro-batches of this process from step `first` on."""
+    for step in range(first, settings.max_steps):
+        for micro in range(settings.accumulate):
+            yield list(_rows(settings, step, micro, fabric))
 
 
 def _agree(fabric: Fabric, values: Mapping[str, Tensor | float]) -> dict[str, float]:

@@ -1,7 +1,11 @@
 """The stream of training clips: windows, split, fitting, determinism."""
 
 import logging
+import multiprocessing
+import os
 import pickle
+import signal
+import time
 from itertools import islice
 
 import numpy as np
@@ -412,6 +416,30 @@ def test_too_many_broken_files_end_training_with_a_sentence(root, monkeypatch):
     breaks(monkeypatch, {f"{n}.npy" for n in range(4)})
     with pytest.raises(ValueError, match=r"4 of 5 files .* broke while being read.*framecast data check"):
         source.batch(range(85))
+
+
+def test_reading_processes_break_with_the_same_sentence(root, monkeypatch):
+    source = stream(root)
+    breaks(monkeypatch, {f"{n}.npy" for n in range(5)})
+    with pytest.raises(ValueError, match=r"^4 of 5 files .* broke while being read.*framecast data check \S+ .*\.$"):
+        list(loader(source, [range(85)], workers=1))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system ends processes without asking them")
+def test_reading_processes_go_on_when_everything_is_told_to_stop(root):
+    source = stream(root)
+    endless = ([i] for i in iter(int, 1))
+    batches = loader(source, endless, workers=1)
+    next(batches)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGINT)
+    assert len(list(islice(batches, 9))) == 9
+    began = time.monotonic()
+    batches.close()
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - began < 10
 
 
 def test_values_outside_the_declared_range_are_not_trained_on(tmp_path):
