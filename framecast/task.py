@@ -80,6 +80,7 @@ def sliding_windows(known: Sequence[bool], length: int, overlap: int) -> list[Wi
     The first window sees everything given at its positions; a later one begins `overlap` frames before the first
     frame that is still missing. Where it can, a window ends on a given frame, so that no frame is drawn blind to a
     given neighbour (no seams); it then reaches further back instead, and before frame 0 if need be (surplus frames).
+    From length 3 on it always can.
 
     Args:
         known: True where a frame is given.
@@ -105,7 +106,11 @@ def sliding_windows(known: Sequence[bool], length: int, overlap: int) -> list[Wi
             anchors = [i for i in range(missing + 1, min(end, len(known))) if known[i]]
             if anchors:
                 end = anchors[-1] + 1
-                start = end - length
+            elif end < len(known) and known[end]:
+                # the frame behind the window is given: take it in, or, where that would lose sight of the finished
+                # frame before the gap, leave half of the gap to a window that can
+                end += 1 if missing - start > 1 else -((end - missing) // 2)
+            start = end - length
         frames = tuple(range(start, end))
         windows.append(Window(frames, tuple(0 <= i < len(finished) and finished[i] for i in frames)))
         for i in frames:

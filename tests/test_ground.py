@@ -46,6 +46,17 @@ def test_interpolation_draws_every_frame_between_two_given_ones(given_frames, fa
     assert all(finished)
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(3, 17), st.data())
+@settings(max_examples=300, deadline=None)
+def test_no_frame_is_drawn_blind_to_a_finished_neighbour(known, length, data):
+    finished = list(known)
+    for window in sliding_windows(known, length, data.draw(st.integers(1, length - 1))):
+        drawn = [i for i, k in zip(window.frames, window.known) if not k and 0 <= i < len(known)]
+        beside = {j for i in drawn for j in (i - 1, i + 1) if 0 <= j < len(known) and finished[j]}
+        assert beside <= set(window.frames)
+        finished = [f or i in drawn for i, f in enumerate(finished)]
+
+
 def test_windows_roll_out_a_long_prediction_by_the_overlap():
     starts = [(w.frames[0], w.frames[-1]) for w in sliding_windows(Task.predict(10, 16).known, 20, 4)]
     assert starts == [(0, 19), (16, 35)]
