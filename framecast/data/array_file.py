@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 from framecast.data.files import BadClip, new_file
 
 SUFFIXES = frozenset({".npy", ".npz"})
-_LAYOUT = "frames are expected as (T, C, H, W), (T, H, W) or (T, H, W, 3); say axes= if they lie otherwise"
+_LAYOUT = "frames are expected as (T, C, H, W), (T, H, W) or (T, H, W, 3); transpose the array if they lie otherwise"
 _ABOUT = ("fps", "value_range", "generated_by")  # entries of an .npz beside the frames
 
 
@@ -110,7 +111,9 @@ def open_array(
     about: dict[str, Any] = {}
     try:
         if str(path) == "-":
-            array = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+            piped = sys.stdin.buffer.read()
+            _header(io.BytesIO(piped))
+            array = np.load(io.BytesIO(piped), allow_pickle=False)
             shape, dtype = array.shape, array.dtype
         elif not path.is_file():
             raise BadClip(f"{path}: there is no such file.")
@@ -119,6 +122,8 @@ def open_array(
         elif path.suffix.lower() == ".npz":
             key, shape, dtype, about = _look_into(path)
         else:
+            with open(path, "rb") as file:
+                _header(file)
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = mapped.shape, mapped.dtype
     except BadClip:
@@ -185,6 +190,8 @@ def _look_into(path: Path) -> tuple[str, tuple[int, ...], np.dtype, dict[str, An
             if name not in _ABOUT:
                 with archive.open(name + ".npy") as entry:
                     shape, _, dtype = _header(entry)
+                    if entry.tell() + dtype.itemsize * math.prod(shape) > archive.getinfo(name + ".npy").file_size:
+                        raise ValueError(f"{name} is cut short of the shape {shape} it claims")
                 shapes[name] = shape, dtype
     found = [name for name, (shape, _) in shapes.items() if len(shape) in (3, 4)]
     found = ["frames"] if "frames" in found else found
@@ -203,7 +210,10 @@ def _look_into(path: Path) -> tuple[str, tuple[int, ...], np.dtype, dict[str, An
 
 def _header(entry: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and type of the array that begins here; the reader stops at its first value."""
-    version = np.lib.format.read_magic(entry)
+    try:
+        version = np.lib.format.read_magic(entry)
+    except ValueError:
+        raise ValueError("it does not begin as an .npy file does") from None
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(entry)
     if dtype.hasobject:
@@ -230,8 +240,9 @@ def _told_axes(path: Path, shape: tuple[int, ...]) -> str:
         raise BadClip(f"{path}: shape {shape} can be read in two ways: {_LAYOUT}.")
     if len(shape) == 3 and (shape[2] not in (1, 3, 4) or shape[1] <= 4):
         return "THW"
-    several = ": a set of clips; store one of them" if len(shape) == 5 else ""
-    raise BadClip(f"{path}: the array has shape {shape}{several}: {_LAYOUT}.")
+    if len(shape) == 5:
+        raise BadClip(f"{path}: the array has shape {shape}, a set of clips: store one of them, as (T, C, H, W).")
+    raise BadClip(f"{path}: the array has shape {shape}: {_LAYOUT}.")
 
 
 def _range(path: Path, dtype: np.dtype, declared: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -242,11 +253,12 @@ def _range(path: Path, dtype: np.dtype, declared: tuple[float, float] | None) ->
         raise BadClip(f"{path}: holds {dtype} values, which are not numbers of a picture.")
     if declared is None:
         raise BadClip(
-            f"{path}: holds {dtype} values of unknown range: pass it, for example value_range=(0, 1), or store uint8."
+            f"{path}: holds {dtype} values of unknown range: pass it, for example value_range=(0, 1) "
+            "(--value-range 0,1; in training --data.value_range 0,1), or store uint8."
         )
     low, high = declared
-    if not low < high:
-        raise BadClip(f"{path}: value range {declared}: the first number must be below the second.")
+    if not (low < high and math.isfinite(high - low)):
+        raise BadClip(f"{path}: value range {low:g} to {high:g}: the first number must be below the second.")
     return float(low), float(high)
 
 

@@ -65,9 +65,11 @@ def open_clip(
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if path.is_dir():
+        return image_file.open_images(path)
     if suffix in array_file.SUFFIXES or str(path) == "-":
         return array_file.open_array(path, value_range=value_range, axes=axes)
-    if path.is_dir() or suffix in image_file.SUFFIXES:
+    if suffix in image_file.SUFFIXES:
         return image_file.open_images(path)
     return video_file.open_video(path, stream=stream)
 
@@ -149,6 +151,7 @@ def read_clip(
     indices = frame_indices(file, fps=fps, stride=stride)
     end = len(indices) if frames is None else start + frames
     if not 0 <= start < end <= len(indices):
-        raise BadClip(f"{file.path}: frames {start} to {end - 1} asked for, the clip has {len(indices)} frames.")
+        asked = f"frame {start} on" if frames is None else f"frames {start} to {end - 1}"
+        raise BadClip(f"{file.path}: {asked} asked for, the clip has {len(indices)} frames.")
     rate = fps or file.fps
     return Clip(file.read(indices[start:end].tolist()), rate and rate / stride, file.value_range)

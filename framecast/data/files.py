@@ -7,14 +7,36 @@ A file of the user's is never replaced unless the caller says so, and an interru
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 class BadClip(ValueError):
     """A file that cannot be used as a clip; the message is one sentence: the file, what is wrong, what to do."""
+
+
+@contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """A folder to fill; if the block ends with an error, what lies in it and the folders made for it are gone again.
+
+    Args:
+        path: does not exist, or is an empty folder.
+    """
+    path = Path(path)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    except BaseException:
+        for inside in path.iterdir():
+            shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
+        for folder in made:
+            with suppress(OSError):  # somebody has put something else into it meanwhile
+                folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from framecast.data import fitted
 from framecast.data.clip_file import BadClip, ClipFile, frame_indices, nearest_frames, open_clip
 from framecast.experiment import VideoSpec
-from framecast.video import Clip
+from framecast.video import Clip, to_video
 
 Colour = Literal["keep", "gray", "rgb"]
 _SAME_RATE = 0.01  # rates nearer to each other than this share (29.97 and 30) count as equal
@@ -83,19 +83,29 @@ def read_fitted(
         ValueError: the channels differ from the model's.
     """
     file = open_clip(path, value_range=value_range, stream=stream)
-    channels = _wanted_channels(file.channels, spec, colour)
+    try:
+        channels = _wanted_channels(file.channels, spec, colour)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     resampled = _resampled(file.fps if file.times is not None else None, spec)
     indices = frame_indices(file, fps=spec.fps if resampled else None, stride=1)
     end = len(indices) if frames is None else start + frames
     if not 0 <= start < end <= len(indices):
         rate = f" at {spec.fps:g} frames per second" if resampled else ""
-        raise BadClip(f"{path}: frames {start} to {end - 1} asked for, the clip has {len(indices)} frames{rate}.")
+        asked = f"frame {start} on" if frames is None else f"frames {start} to {end - 1}"
+        raise BadClip(f"{path}: {asked} asked for, the clip has {len(indices)} frames{rate}.")
     notes = [_rate_note(file.fps, spec, len(indices), file.frames)] if resampled else []
     clip = _read_in_parts(file, indices[start:end].tolist(), channels, spec)
     clip = replace(clip, fps=spec.fps if resampled else file.fps)
     value_range, range_notes = _units(clip, spec)
     notes += _picture_notes((file.channels, file.height, file.width), channels, spec) + range_notes
-    return replace(clip, value_range=value_range), notes
+    clip = replace(clip, value_range=value_range)
+    if clip.frames.dtype != torch.uint8:
+        try:
+            to_video(clip)  # refuses values outside the range, here where the file is known
+        except ValueError as error:
+            raise BadClip(f"{path}: {error}") from None
+    return clip, notes
 
 
 def _read_in_parts(file: ClipFile, indices: list[int], channels: int, spec: VideoSpec) -> Clip:
@@ -114,6 +124,8 @@ def _wanted_channels(have: int, spec: VideoSpec, colour: Colour) -> int:
     channels = {"keep": have, "gray": 1, "rgb": 3}[colour]
     if colour != "keep" and have not in (1, 3):
         raise ValueError(f"the clip has {have} channels, which are not colours: --{colour} does not apply.")
+    if channels != spec.channels and channels != have:
+        raise ValueError(f"--{colour} makes {_count(channels)} of {have}, but the model expects {spec.channels}.")
     if channels != spec.channels:
         flag = {(3, 1): "add --gray, or ", (1, 3): "add --rgb, or "}.get((channels, spec.channels), "")
         raise ValueError(

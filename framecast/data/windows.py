@@ -78,8 +78,9 @@ def plan(listed: Sequence[Listed], config: DataConfig, *, clip_frames: int, min_
     parts = [part for part in seen if isinstance(part, Part)]
     rejected = [refused for refused in seen if isinstance(refused, Rejected)]
     if not parts:
-        reasons = " ".join(f"{r.path}: {r.reason}" for r in rejected[:3])
-        raise ValueError(f"{config.dir} holds {count(len(listed), 'clip')} and none can be used. {reasons}")
+        reasons = "; ".join(f"{r.path}: {r.reason.rstrip('.')}" for r in rejected[:3])
+        more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+        raise ValueError(f"{config.dir} holds {count(len(listed), 'clip')} and none can be used: {reasons}{more}.")
     if config.fps is None and not config.allow_mixed_fps:
         _one_rate(parts)
     train, held, split_note = _divide(parts, config, clip_frames)
@@ -127,6 +128,7 @@ def _place(path: str) -> float:
 def _check(config: DataConfig, clip_frames: int, min_frames: int) -> None:
     """Refuse settings that mean nothing."""
     height, width = size_of(config.size)
+    low, high = config.value_range or (0.0, 1.0)
     wrong = [
         (min(height, width) < 1, f"data.size is {config.size}; it must be at least 1 pixel."),
         (config.channels < 1, f"data.channels is {config.channels}; it must be at least 1."),
@@ -135,6 +137,7 @@ def _check(config: DataConfig, clip_frames: int, min_frames: int) -> None:
         (config.workers < 0, f"data.workers is {config.workers}; it must be 0 or more."),
         (config.fps is not None and not config.fps > 0, f"data.fps is {config.fps}; it must be above 0, or null."),
         (not 0 <= config.validation < 1, f"data.validation is {config.validation}; it must be from 0 to below 1."),
+        (low >= high, f"data.value_range is {low:g} to {high:g}; the first number must be below the second."),
         (clip_frames < 1, f"clip_frames is {clip_frames}; it must be at least 1."),
         (not 1 <= min_frames <= clip_frames, f"min_frames is {min_frames}; it must be from 1 to {clip_frames}."),
     ]

@@ -93,7 +93,7 @@ def test_true_and_false_are_black_and_white(tmp_path):
         ),
         ("a.npy", np.zeros((9, 4, 8, 3), np.uint8), "can be read in two ways: frames are expected as"),
         ("a.npy", np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\): frames are expected as"),
-        ("a.npy", np.zeros((2, 4, 1, 8, 8), np.uint8), "a set of clips; store one of them"),
+        ("a.npy", np.zeros((2, 4, 1, 8, 8), np.uint8), "a set of clips: store one of them"),
         ("a.npy", np.zeros((0, 1, 8, 8), np.uint8), "the array is empty"),
         ("a.npy", np.array([{}] * 3, object), "not a readable array"),
         ("a.npy", np.zeros((2, 1, 8, 8), np.complex64), "not numbers of a picture"),

@@ -25,6 +25,7 @@ from framecast.data.simulate import bouncing
 from framecast.data.simulate.bouncing import Bouncing
 from framecast.data.simulate.lattice_boltzmann import Lattice, vorticity, wake
 from framecast.draws import mix
+from framecast.experiment import nearest
 from framecast.video import Clip
 
 Split = Literal["train", "validation", "test"]
@@ -98,7 +99,7 @@ def named(name: str) -> VortexSet | BouncingSet:
         ValueError: there is none.
     """
     if name not in SETS:
-        raise ValueError(f"there is no simulated set {name!r}; choose from {', '.join(SETS)}.")
+        raise ValueError(f"there is no simulated set {name!r}.{nearest(name, SETS)} Sets: {', '.join(SETS)}.")
     return SETS[name]
 
 
