@@ -88,6 +88,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         raise ValueError(f"{target} exists already and is not overwritten; {free_name(target)} is free.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed while it wrote
     partial.mkdir()
     try:
         yield partial
@@ -275,6 +276,7 @@ def point(link: Path, target: str) -> None:
     if link.is_dir() and not link.is_symlink():
         return  # somebody's folder of that name: leave it
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # see whole_folder
     try:
         fresh.symlink_to(target)
     except OSError:

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def test_failed_writing_leaves_nothing_behind(tmp_path):
         (folder / "half").write_text("…")
         raise RuntimeError
     assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_what_a_killed_process_left_half_written_does_not_stand_in_the_way(tmp_path):
+    # in containers the process that goes on often has the number of the one before
+    left = tmp_path / f".m.partial-{os.getpid()}"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(b"half")
+    with whole_folder(tmp_path / "m") as folder:
+        (folder / "new").touch()
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["new"]
+    (tmp_path / f".last.{os.getpid()}").symlink_to("m")
+    point(tmp_path / "last", "m")
+    assert (tmp_path / "last").resolve() == tmp_path / "m"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "m"]
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):

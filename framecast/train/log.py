@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,16 +104,14 @@ class Pace:
     """Optimiser steps per second, recent ones counting more; the first steps (warming up, compiling) are left out."""
 
     def __init__(self, skip: int = 2):
-        self.skip, self.rate, self.last = skip, 0.0, time.perf_counter()
+        self.skip, self.rate, self.last = skip, 0.0, 0.0
 
-    def tick(self) -> float:
-        """Note that a step is done; returns the rate, 0 while it is unknown."""
-        now, last = time.perf_counter(), self.last
-        self.last = now
+    def tick(self, seconds: float) -> float:
+        """Note that a step is done, after so many seconds spent on steps; returns the rate, 0 while it is unknown."""
+        latest, self.last = 1.0 / max(seconds - self.last, 1e-9), seconds
         if self.skip:
             self.skip -= 1
             return 0.0
-        latest = 1.0 / max(now - last, 1e-9)
         # averaged over seconds per step, as times add up
         self.rate = latest if not self.rate else 1.0 / (0.95 / self.rate + 0.05 / latest)
         return self.rate

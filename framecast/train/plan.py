@@ -330,6 +330,9 @@ def _plan(job: Job) -> Plan:
     first = 0
     if job.checkpoint:
         first = json.loads((job.checkpoint / f"{STATE}.json").read_text(encoding="utf-8"))["step"]
+        had = describe(job.checkpoint).provenance["clips"]
+        if had != job.train.windows:
+            notes.append(f"{had} clips when the run stopped, {job.train.windows} now: it sees others from here on.")
     # float32: a weight, its gradient and Adam's two moments; one average; the frozen ones
     memory = 4 * (4 * sum(learning.values()) + averaged + sum(frozen.values()))
     return Plan(

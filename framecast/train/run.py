@@ -5,6 +5,7 @@
       config.yaml  env.json  log.txt  metrics.csv  skipped.csv  tensorboard/
       checkpoints/step_00010000/  last -> …     model folder and training state
       samples/step_00010000/                    what the part makes of held-out clips
+      config_until_step_00010000.yaml           where a resumed run went on with other settings: the former
 
 Read next: `framecast.train.plan` (what is checked before), `framecast.train.loop` (the loop itself).
 """
@@ -182,21 +183,23 @@ class Report:
             self.log.note(line)
         if job.checkpoint:
             self.log.note(f"resumed from {job.checkpoint.name}: {json.dumps(_environment(fabric))}")
+            _keep_changes(folder, job)
         else:
             _describe(folder, job, fabric)
         tell.plan(plan)
 
     def step(self, state: TrainState, loss: float, values: Mapping[str, float]) -> None:
-        rate, self.loss, self.seen = self.pace.tick(), loss, self.seen + 1
+        # checkpoints and previews take their own time, which would make the rate jump
+        rate, self.loss, self.seen = self.pace.tick(state.seconds), loss, self.seen + 1
         if values:
             speed = {"clips_per_second": rate * self.job.settings.batch} if rate else {}
             self.log.metrics(state.step, {**values, **speed, "seconds": state.seconds})
         self.tell.step(state.step, self.job.settings.max_steps, loss, rate)
         if self.seen == SETTLED and rate:
-            hours = (self.job.settings.max_steps - state.step) / rate / 3600
+            left = (self.job.settings.max_steps - state.step) / rate
             held = memory(self.fabric.device)
             self._note(
-                f"{1 / rate:.3g} s per step: {hours:.1f} hours to step {self.job.settings.max_steps}"
+                f"{1 / rate:.3g} s per step: {_time(left)} to step {self.job.settings.max_steps}"
                 + (f"; {held / 2**30:.1f} GB of GPU memory held" if held else "")
             )
 
@@ -221,6 +224,11 @@ class Report:
     def _note(self, text: str) -> None:
         self.log.note(text)
         self.tell.note(text)
+
+
+def _time(seconds: float) -> str:
+    """A long time in hours, a short one in minutes."""
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.2g} minutes"
 
 
 def _folder(job: Job) -> Path:
@@ -250,6 +258,15 @@ def _describe(folder: Path, job: Job, fabric: Fabric) -> None:
             writer = csv.writer(file)
             writer.writerow(["path", "reason"])
             writer.writerows(job.plan.rejected)
+
+
+def _keep_changes(folder: Path, job: Job) -> None:
+    """Where a resumed run goes on with other settings: config.yaml tells them, config_until_<step>.yaml the former."""
+    assert job.checkpoint is not None
+    path, fresh = folder / "config.yaml", to_yaml(job.experiment)
+    if path.read_text(encoding="utf-8") != fresh:
+        path.replace(folder / f"config_until_{job.checkpoint.name}.yaml")
+        path.write_text(fresh, encoding="utf-8")
 
 
 def _environment(fabric: Fabric) -> dict[str, Any]:

@@ -67,10 +67,12 @@ class TrainState:
         for module in modules:
             module.eval()
         # other batch sizes than in training: compiling for them would cost more than it saves
-        with torch.no_grad(), self.average.in_place(), torch.compiler.set_stance("force_eager"):
-            yield
-        for module in modules:
-            module.train()
+        try:
+            with torch.no_grad(), self.average.in_place(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for module in modules:
+                module.train()
 
     def save(self, job: Job, run: Path) -> Path:
         """Write the checkpoint of this step, whole or not at all, and drop this run's oldest ones.

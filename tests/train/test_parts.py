@@ -11,7 +11,7 @@ from torch import nn
 from framecast.experiment import EmaConfig, OptimiserConfig
 from framecast.system import Group
 from framecast.train.ema import Average
-from framecast.train.log import Means, RunLog
+from framecast.train.log import Means, Pace, RunLog
 from framecast.train.optim import Learner, compiles, learning_rate
 
 RATES = [  # schedule, decay, decay_steps, step, share of the height
@@ -139,6 +139,13 @@ def test_new_column_keeps_older_lines(tmp_path):
     log.close()
     assert [row["loss"] for row in rows(tmp_path)] == ["0.5", "0.25"]
     assert [row["validation_loss"] for row in rows(tmp_path)] == ["", "3"]
+
+
+def test_pace_averages_seconds_per_step_after_the_first_steps():
+    pace = Pace(skip=2)
+    assert [pace.tick(seconds) for seconds in (100.0, 150.0)] == [0.0, 0.0]
+    assert pace.tick(152.0) == pytest.approx(1 / 2)
+    assert pace.tick(164.0) == pytest.approx(1 / (0.95 * 2 + 0.05 * 12))
 
 
 def test_half_written_line_is_dropped_on_resume(tmp_path):

@@ -282,6 +282,17 @@ def test_resume_can_go_further_with_changed_settings(clips):
     whole = run(toy(clips, max_steps=14), out="whole", device="cpu")
     ours, theirs = (load_tensors(d.checkpoint / "pixel.safetensors") for d in (longer, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert Path("r/config.yaml").read_text() == Path("whole/config.yaml").read_text()
+    assert read_config(Path("r/config_until_step_00000010.yaml")).stages.pixel.max_steps == 10
+
+
+def test_resume_tells_that_the_clips_have_changed(clips):
+    run(toy(clips), out="r", device="cpu")
+    assert not any("clips when" in note for note in prepare(None, resume="r", device="cpu").plan.notes)
+    (clips / "clip0.npy").rename(clips / "clip0.npy.away")
+    plan = prepare(None, resume="r", device="cpu").plan
+    assert f"40 clips when the run stopped, {plan.clips} now: it sees others from here on." in plan.notes
+    assert plan.clips < 40
 
 
 # ---- refusals, before anything is written
