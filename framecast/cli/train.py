@@ -91,8 +91,11 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     experiment = None
     if args.what is not None:
         experiment = experiment_of(args.what)
-    elif args.settings or any(value is not None for value in (args.data, args.size, args.fps, args.batch)):
-        raise UsageError("--resume goes on with a run as it was: leave the settings out.")
+    elif args.settings or shortcuts(args, ""):
+        raise UsageError(
+            "--resume goes on with a run as it was: leave the settings out, or give its settings file and the changes: "
+            f"framecast train {args.resume}/config.yaml --resume {args.resume} --max-steps 20000"
+        )
     if experiment is not None:
         stage = args.stage or next(iter(to_plain(experiment.stages)))  # type: ignore[attr-defined]
         experiment = apply_settings(experiment, [*shortcuts(args, stage), *args.settings])

@@ -149,6 +149,16 @@ def test_train_then_resume_then_predict(cast, tiny_yaml, videos, clip):
     assert [model["system"] for model in listed] == ["ramvid"]
 
 
+def test_resume_refuses_settings_it_would_not_heed_and_says_how_to_train_longer(cast, tiny_yaml, videos):
+    words = ("--data", videos, "--max-steps", 2, "--device", "cpu", "--out", "run")
+    assert cast("train", tiny_yaml, *words).code == 0
+    for setting in (("--max-steps", 4), ("--seed", 1), ("--batch", 2), ("--data.flip", "true")):
+        ran = cast("train", "--resume", "run", *setting)
+        assert ran.code == 2 and "framecast train run/config.yaml --resume run" in ran.err
+    ran = cast("train", "run/config.yaml", "--resume", "run", "--max-steps", 4, "--device", "cpu", "--json")
+    assert ran.code == 0 and ran.json["steps"] == 4
+
+
 def test_train_dry_run_tells_the_plan_and_writes_nothing(cast, tiny_yaml, videos, tmp_path):
     ran = cast("train", tiny_yaml, "--data", videos, "--batch", 6, "--dry-run", "--json", "--device", "cpu")
     assert ran.code == 0 and ran.json["batch"] == 6 and ran.json["device"] == "cpu"
