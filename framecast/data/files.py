@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every reader and writer of clips shares: the error of a bad clip, and files written whole or not at all.
+"""What every reader and writer of clips shares: the error of a bad clip, files written whole or not at all, the rate
+at which a video is shown.
 
 A file of the user's is never replaced unless the caller says so, and an interrupted write leaves nothing behind.
 """
@@ -12,6 +13,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+def view_rate(fps: float | None) -> float:
+    """Frames per second at which a video is shown: its own; 10 where it has none, or one slower than anybody watches.
+
+    Example:
+        >>> view_rate(25.0), view_rate(None), view_rate(1 / 86_400)
+        (25.0, 10.0, 10.0)
+    """
+    return fps if fps is not None and fps >= 0.1 else 10.0
 
 
 class BadClip(ValueError):

@@ -107,7 +107,7 @@ def index_folder(
 
 def _clips(root: Path) -> Iterator[Path]:
     """Clips under `root`; a folder that is itself a clip is not entered."""
-    if looks_like_clip(root):
+    if _is_clip(root):
         yield root
         return
     yield from _walk(root, {root.resolve()})
@@ -123,11 +123,18 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
     for path in inside:
         if path.name.startswith("."):
             continue
-        if looks_like_clip(path):
+        if _is_clip(path):
             yield path
         elif path.is_dir() and (real := path.resolve()) not in seen:
             seen.add(real)
             yield from _walk(path, seen)
+
+
+def _is_clip(path: Path) -> bool:
+    try:
+        return looks_like_clip(path)
+    except PermissionError:
+        return False  # `_walk` tells of the folder
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -135,11 +142,11 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _signature(path: Path) -> tuple[int, int]:
-    """Size and time of change; of a folder of frames, over the folder and everything in it."""
+    """Size and time of change; of a folder of frames, over the folder and the files in it."""
     own = path.stat()
     if not path.is_dir():
         return own.st_size, own.st_mtime_ns
-    inside = [entry.stat() for entry in os.scandir(path)]
+    inside = [entry.stat() for entry in os.scandir(path) if entry.is_file()]  # a link may lead nowhere
     return sum(s.st_size for s in inside), max([own.st_mtime_ns, *(s.st_mtime_ns for s in inside)])
 
 

@@ -21,12 +21,11 @@ import torch
 from PIL import GifImagePlugin, Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
-from framecast.data.files import BadClip, new_file
+from framecast.data.files import BadClip, new_file, view_rate
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp"})
 ANIMATED = frozenset({".webp"})
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")  # the library's names of grey pixel formats
-_VIEW_FPS = 10.0  # of written animations whose source has no time
 _PRODUCER = "framecast"
 
 
@@ -139,7 +138,7 @@ def write_animation(
     Args:
         path: ends in .webp or .gif.
         frames: (T, C, H, W) uint8 with 1 or 3 channels.
-        fps: frames per second; None where the source has no time: shown at 10.
+        fps: frames per second; None where the source has no time; see `view_rate`.
         comment: kept in the file: that it is generated, and by which model.
         overwrite: replace a file that is there already.
     """
@@ -148,7 +147,7 @@ def write_animation(
     if frames.dtype != torch.uint8 or frames.ndim != 4 or not len(frames):
         raise ValueError(f"an animation is written from uint8 frames (T, C, H, W), got {tuple(frames.shape)}.")
     pictures = [_image(frame) for frame in frames.cpu().numpy()]
-    rate = fps or _VIEW_FPS
+    rate = view_rate(fps)
     with new_file(path, overwrite=overwrite) as temporary:
         if path.suffix.lower() == ".webp":
             temporary.write_bytes(_webp(pictures, _durations(len(pictures), rate, unit=0.001, least=1), comment))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framecast.data.files import BadClip, new_file
+from framecast.data.files import BadClip, new_file, view_rate
 
 _SUFFIXES = """
 .3gp .apng .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogv .ts .vob
@@ -37,7 +37,6 @@ _CONTAINERS = (
 )
 _WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
 _BT601 = 6  # code of the SMPTE 170M matrix (ITU-T H.273, table 4)
-_VIEW_FPS = 10.0  # of written videos whose source has no time
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def write_video(
     Args:
         path: ends in .mp4.
         frames: (T, C, H, W) uint8 with 1 or 3 channels.
-        fps: frames per second; None where the source has no time: shown at 10.
+        fps: frames per second; None where the source has no time; see `view_rate`.
         comment: says that the video is generated, and by which model; kept in the file.
         title: kept in the file, too.
         overwrite: replace a file that is there already.
@@ -178,7 +177,7 @@ def write_video(
     pixels = frames.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
     _, height, width, _ = pixels.shape
     pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    rate = Fraction(fps or _VIEW_FPS).limit_denominator(1001)  # 29.97… is 30000 / 1001
+    rate = Fraction(view_rate(fps)).limit_denominator(1001)  # 29.97… is 30000 / 1001
     with (
         new_file(path, overwrite=overwrite) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,

@@ -158,6 +158,28 @@ def test_ring_of_links_ends(clips):
     assert [file.path for file in index_folder(clips)] == ["a.npy", "b.npy", "deep/er/c.npy"]
 
 
+def test_link_that_leads_nowhere_is_not_a_frame(clips):
+    (clips / "walk").mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 9, 3), i, np.uint8)).save(clips / "walk" / f"{i}.png")
+    (clips / "walk" / "3.png").symlink_to("gone.png")
+    walk = next(file for file in index_folder(clips) if file.path == "walk")
+    assert (walk.problem, walk.frames) == (None, 3)
+
+
+def test_folder_that_may_not_be_read_is_skipped_and_told(clips, monkeypatch, caplog):
+    real = type(clips).iterdir
+
+    def locked(self):
+        if self.name == "er":
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(type(clips), "iterdir", locked)
+    assert [file.path for file in index_folder(clips)] == ["a.npy", "b.npy"]
+    assert [record.message for record in caplog.records] == [f"{clips / 'deep' / 'er'} may not be read and is skipped."]
+
+
 def test_uneven_time_stamps_survive_the_cache(clips, monkeypatch):
     class Uneven:
         path, frames, fps, channels, height, width, value_range = None, 4, 10.0, 1, 8, 8, None
