@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from framecast.cli.console import Console, duration
-from framecast.cli.parsing import Command, Parser, apply_settings, positive
+from framecast.cli.parsing import Command, Parser, apply_settings, positive, whole
 from framecast.experiment import DataConfig
 
 # of the largest set to the smallest; `framecast.data.simulate.sets` has them, which needs more time to load
@@ -54,7 +54,7 @@ CHECK = Command(
 def _show_arguments(parser: Parser) -> None:
     _arguments_cutting(parser)
     parser.add_argument("-n", type=positive, default=8, metavar="N", help="clips (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="which clips (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="which clips (default 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<folder name>; nothing is overwritten")
 
 
@@ -107,7 +107,7 @@ def _simulate_arguments(parser: Parser) -> None:
     parser.add_argument("--split", action="append", metavar="S", help="train, validation or test (default: all)")
     parser.add_argument("--flows", type=positive, metavar="N", help="clips of each split (default: the set's own)")
     parser.add_argument("--frames", type=positive, metavar="N", help="of each clip (default: the set's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the whole set (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the whole set (default 0)")
 
 
 def _simulate(args: argparse.Namespace, console: Console) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, duration, table
-from framecast.cli.parsing import Command, Parser, UsageError, positive
+from framecast.cli.parsing import Command, Parser, UsageError, above_zero, positive, whole
 from framecast.experiment import Experiment
 from framecast.systems import preset
 
@@ -34,10 +34,10 @@ CALIBRATION = 20  # steps trained to learn how long one takes
 def _arguments(parser: Parser) -> None:
     parser.add_argument("--train", action="store_true", help="train the model here (the default for now)")
     parser.add_argument(
-        "--minutes", type=float, metavar="M", help="train for about so long instead of the preset's steps"
+        "--minutes", type=above_zero, metavar="M", help="train for about so long instead of the preset's steps"
     )
     parser.add_argument("--max-steps", type=positive, metavar="N", help="train for so many steps")
-    parser.add_argument("--seed", type=int, default=0, help="of flows, weights and noise (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of flows, weights and noise (default 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="DIR", help="default demo, or the next free name"
     )
@@ -48,11 +48,13 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     import framecast
     from framecast.data.array_file import write_array
     from framecast.data.simulate.sets import flows, simulate
+    from framecast.devices import pick_device
     from framecast.generate import free_folder
     from framecast.train.run import run
 
     if args.minutes and args.max_steps:
         raise UsageError("--minutes and --max-steps say the same thing twice; give one.")
+    pick_device(args.device)  # before anything is written
     began, out = time.perf_counter(), free_folder(args.out)
     console.note(f"everything goes to {out}/")
     with console.progress("simulating flows", unit="flows") as progress:

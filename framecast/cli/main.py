@@ -70,9 +70,11 @@ def _sentence(error: Exception, verbose: bool) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     if isinstance(error, (ValueError, OSError)):
-        return str(error)
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the device has no memory left for this batch: lower --batch, or use --device cpu."
+        return " ".join(str(error).split())
+    # of the GPU; of numpy and Python; of the processor, where torch has no class for it
+    full = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if full or "DefaultCPUAllocator" in str(error):
+        return "there is no memory left for this batch: lower --batch, or use another --device."
     how = "" if verbose else " Run the same command with -v for the traceback."
     return f"this is a bug in framecast ({type(error).__name__}: {error}).{how}"
 

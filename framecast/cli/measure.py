@@ -8,7 +8,7 @@ from pathlib import Path
 
 from framecast.cli.console import Console, table
 from framecast.cli.draw import argument_device, arguments_model, arguments_reading, load_model, name_of, read_for
-from framecast.cli.parsing import Command, Parser, positive
+from framecast.cli.parsing import Command, Parser, positive, whole
 
 
 def _reconstruct_arguments(parser: Parser) -> None:
@@ -46,7 +46,7 @@ RECONSTRUCT = Command(
 def _score_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
     parser.add_argument("--context", type=positive, metavar="N", help="leading frames that are given (default: none)")
-    parser.add_argument("--seed", type=int, default=0, help="of estimates that draw (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="of estimates that draw (default 0)")
     argument_device(parser)
     arguments_reading(parser)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -53,7 +54,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         words = message[:1].upper() + message[1:]
-        raise UsageError(f"{self.prog}: {words.rstrip('.')}. See {self.prog} --help.")
+        end = "" if words.endswith(("?", ".")) else "."
+        raise UsageError(f"{self.prog}: {words}{end} See {self.prog} --help.")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -200,18 +202,51 @@ def frame_list(text: str) -> list[int]:
 
 def positive(text: str) -> int:
     """Type of flags that count something."""
-    if text.isdecimal() and int(text) > 0:
+    from framecast.task import MOST_FRAMES
+
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if int(text) > MOST_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is above {MOST_FRAMES:,}, the most that can be asked for")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Type of flags that take any whole number, such as seeds."""
+    try:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def first_frame(text: str) -> int:
+    """Type of `--start`."""
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not the number of a frame, counted from 0")
+
+
+def above_zero(text: str) -> float:
+    """Type of flags like `--fps 12.5`."""
+    if (number := _number(text)) > 0:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def two_numbers(text: str) -> tuple[float, float]:
     """Type of flags like `--value-range 0,1`."""
+    low, comma, high = text.partition(",")
+    if comma and _number(low) < _number(high):
+        return float(low), float(high)
+    raise argparse.ArgumentTypeError(f"{text!r} is not two numbers, the smaller one first; write for example 0,1")
+
+
+def _number(text: str) -> float:
+    """A finite number, or nan, which is neither above nor below anything."""
     try:
-        low, high = map(float, text.split(","))
+        return float(text) if math.isfinite(float(text)) else math.nan
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not two numbers; write for example 0,1") from None
-    return low, high
+        return math.nan
 
 
 def words_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
