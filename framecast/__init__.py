@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 # name -> module:name that it stands for, or the module itself
 _HOMES = {
     "Clip": "framecast.video:Clip",
-    "Forecast": "framecast.generate:Forecast",
+    "Forecast": "framecast.forecast:Forecast",
     "Model": "framecast.generate:Model",
     "Task": "framecast.task:Task",
     "UnsupportedTask": "framecast.task:UnsupportedTask",

@@ -2,36 +2,32 @@
 """From a system to an answer: windows run in order of time, verbs over clips, results that carry their record.
 
 `stream` and `complete` work on Videos (float32, -1 to 1) and know no file; `Model` speaks in Clips, in the clip's own
-units, and draws samples in chunks; a `Forecast` is what it returns and what can be saved.
+units, draws samples in chunks and returns a `Forecast`, which can be saved.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from framecast import __version__
-from framecast.data.array_file import write_array
-from framecast.data.image_file import write_image
-from framecast.data.media import Row, framed, save_view, strip
 from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
-from framecast.metrics.forecast import eight_bit, hold, scores
+from framecast.forecast import Forecast, free_folder
 from framecast.system import Carry, System
 from framecast.systems import SYSTEMS
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
 
-_STRIP_ROWS = 8  # samples shown in strip.png
+__all__ = ["Forecast", "Model", "complete", "free_folder", "network_calls", "plan", "stream"]
+
 Progress = Callable[[int, int], None]  # network calls done, network calls in all
 
 
@@ -184,101 +180,6 @@ def _watched(system: System, progress: Progress | None, *, per_window: int, wind
             hook.remove()
 
 
-def free_folder(folder: str | Path) -> Path:
-    """`folder` if it does not exist or is empty, else the first free one of `folder-2`, `folder-3`, …"""
-    first, number = Path(folder), 1
-    path = first
-    while path.exists() and (not path.is_dir() or any(path.iterdir())):
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
-    return path
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """Drawn videos in the units of the clip they answer, and how they came about."""
-
-    video: Tensor  # (samples, frames, channels, height, width), uint8 or float32 like the clip
-    known: tuple[bool, ...]  # True where a frame was given
-    fps: float | None
-    value_range: tuple[float, float]
-    record: dict[str, Any]  # model, task, sampling options, seed, seconds, versions
-    truth: Tensor | None = None  # what the source holds at the first frames of the video, where it goes on
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    def clip(self, sample: int = 0) -> Clip:
-        """One of the samples as a Clip."""
-        return Clip(self.video[sample], fps=self.fps, value_range=self.value_range)
-
-    def scores(self) -> dict[str, Any] | None:
-        """CRPS and PSNR of the drawn frames against the truth, in 8-bit units, beside those of persistence.
-
-        Returns:
-            `frames` (indices scored), and for `model` and `persistence` (the nearest given frame before, held) each
-            `crps`, `crps_fair`, `psnr` and their lists over frames; None where no drawn frame has a truth.
-        """
-        count = 0 if self.truth is None else min(len(self.truth), len(self.known))
-        drawn = [i for i in range(count) if not self.known[i]]
-        if self.truth is None or not drawn:
-            return None
-        truth = eight_bit(self.truth[:count], value_range=self.value_range)
-        held = truth[hold(self.known[:count])][None] if any(self.known[:count]) else None
-        made = eight_bit(self.video[:, :count], value_range=self.value_range)
-        result: dict[str, Any] = {"unit": "8-bit levels", "samples": len(self), "frames": drawn}
-        result["model"] = scores(made[:, drawn], truth[drawn])
-        if held is not None:
-            result["persistence"] = scores(held[:, drawn], truth[drawn])
-        return result
-
-    def save(self, folder: str | Path, *, formats: Sequence[str] = ("mp4",), plain: bool = False) -> list[Path]:
-        """Write one video per sample and format, samples.npz (lossless), strip.png and result.json.
-
-        Args:
-            folder: made if need be; must be empty.
-            formats: of mp4, webp, gif; `npz` alone leaves the videos out.
-            plain: no coloured edges around given (green) and drawn (red) frames.
-
-        Returns:
-            The files written.
-
-        Raises:
-            ValueError: the folder holds files already; a free one is named.
-        """
-        folder = Path(folder)
-        free = free_folder(folder)
-        if free != folder:
-            raise ValueError(
-                f"{folder} is not empty, and nothing in it is overwritten: choose another, {free} is free."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        r = self.record
-        given = ", ".join(map(str, r["known_frames"])) or "none"
-        comment = f"Generated by framecast, model {r['model']} {r['sha256']}, seed {r['seed']}; frames given: {given}."
-        files = [
-            save_view(folder / f"sample_{i:02d}.{form}", framed(self.clip(i), self.known, plain=plain), comment=comment)
-            for i in range(len(self))
-            for form in formats
-            if form != "npz"
-        ]
-        files.append(write_image(folder / "strip.png", strip(self._rows(), plain=plain), comment=comment))
-        write_array(
-            folder / "samples.npz", self.video, fps=self.fps, value_range=self.value_range, generated_by=self.record
-        )
-        result = {**r, "scores": self.scores()}
-        (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        return [*files, folder / "samples.npz", folder / "result.json"]
-
-    def _rows(self) -> list[Row]:
-        """What the strip shows: the truth where there is one, then the first samples."""
-        rows = [Row(f"sample {i}", self.clip(i), self.known) for i in range(min(len(self), _STRIP_ROWS))]
-        if self.truth is not None:
-            truth = Clip(self.truth[: len(self.known)], fps=self.fps, value_range=self.value_range)
-            rows.insert(0, Row("truth", truth))
-        return rows
-
-
 class Model:
     """A system with a name: the verbs over clips.
 
@@ -319,7 +220,8 @@ class Model:
     @property
     def context(self) -> int:
         """Known frames it continues from when nobody says otherwise."""
-        return getattr(self.system.options, "overlap", 0) or max(1, self.video.clip_frames // 4)
+        frames = self.video.clip_frames
+        return max(1, min(getattr(self.system.options, "overlap", 0) or frames // 4, frames - 1))
 
     def options(self, changes: dict[str, Any] | None = None) -> SampleOptions:
         """The model's sampling options with these changed.
@@ -399,10 +301,11 @@ class Model:
         """Draw `n` new clips of `frames` frames (None: the model's clip length), in the units of its training data."""
         spec = self.video
         whole = tuple(map(float, spec.value_range)) == (0.0, 255.0)
+        task = Task.generate(spec.clip_frames if frames is None else frames)
         empty = torch.zeros(0, spec.channels, spec.height, spec.width, dtype=torch.uint8 if whole else torch.float32)
         given = Clip(empty, fps=spec.fps, value_range=None if whole else tuple(spec.value_range))
         return self._answer(
-            Task.generate(frames or spec.clip_frames), given, None, samples=n, seed=seed, batch=batch,
+            task, given, None, samples=n, seed=seed, batch=batch,
             options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
         )  # fmt: skip
 
@@ -430,8 +333,11 @@ class Model:
 
         Raises:
             UnsupportedTask: the system has no likelihood.
+            ValueError: a clip that does not fit the model, or a context that leaves no frame to score.
         """
         self._fits(clip)
+        if not 0 <= context < len(clip):
+            raise ValueError(f"context is {context}, the clip has {len(clip)} frames: leave at least one to score.")
         if self.system.scorer is None:
             raise self._cannot("score", "gives no likelihood")
         known = torch.tensor([i < context for i in range(len(clip))], device=self.system.device)

@@ -234,6 +234,16 @@ def test_generate_takes_nothing_and_answers_in_training_units():
     assert not torch.equal(result.video[0], result.video[1])
 
 
+def test_generate_refuses_no_frames():
+    with pytest.raises(ValueError, match="at least 1 frame, got 0"):
+        Model(Filler()).generate(1, frames=0)
+
+
+@pytest.mark.parametrize(("overlap", "context"), [(0, 2), (2, 2), (20, 7)])
+def test_usual_context_leaves_a_frame_to_draw_in_one_window(overlap, context):
+    assert Model(Filler(Options(overlap=overlap))).context == context
+
+
 def test_model_refuses_a_clip_of_another_size():
     with pytest.raises(ValueError, match="like=model"):
         Model(Filler()).predict(Clip(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), 4)
@@ -345,6 +355,8 @@ def test_score_leaves_the_context_out():
     system = Filler()
     system.scorer = Steady()
     assert Model(system).score(a_clip(6), context=2) == [1.0] * 4
+    with pytest.raises(ValueError, match="leave at least one to score"):
+        Model(system).score(a_clip(6), context=6)
 
 
 def test_save_writes_what_it_returns_and_never_twice(tmp_path):
