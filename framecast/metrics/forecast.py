@@ -21,7 +21,7 @@ def eight_bit(values: Num[Tensor, "*shape"], *, value_range: tuple[float, float]
     """Values of a range as grey levels 0 to 255, rounded to nearest; uint8 stays as it is.
 
     Example:
-        >>> eight_bit(torch.tensor([-1.0, 0.0, 1.0]), value_range=(-1, 1)).tolist()
+        >>> eight_bit(torch.tensor([-1.0, 0.0, 1.0]), value_range=(-1.0, 1.0)).tolist()
         [0, 128, 255]
     """
     if values.dtype == torch.uint8:
