@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,13 @@ from framecast.cli.parsing import (
     Command,
     Parser,
     UsageError,
+    above_zero,
     apply_settings,
+    first_frame,
     frame_list,
     positive,
     two_numbers,
+    whole,
     words_of,
 )
 from framecast.experiment import to_plain
@@ -69,7 +73,7 @@ def _arguments_drawing(parser: Parser) -> None:
     group.add_argument("--steps", metavar="N", help="sampler steps (default: the model's own)")
     group.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, … (default: the model's own)")
     group.add_argument("--sample.KEY", metavar="VALUE", dest="_", help="any other sampling setting of the model")
-    group.add_argument("--seed", type=int, default=0, help="of all noise (default 0)")
+    group.add_argument("--seed", type=whole, default=0, help="of all noise (default 0)")
     group.add_argument("--batch", type=positive, default=8, metavar="N", help="samples drawn at once (default 8)")
     argument_device(group)
 
@@ -77,8 +81,12 @@ def _arguments_drawing(parser: Parser) -> None:
 def arguments_reading(parser: Parser) -> None:
     """Flags for how clips are read."""
     group = parser.add_argument_group("reading")
-    group.add_argument("--start", type=int, default=0, metavar="I", help="first frame of the clip used (default 0)")
-    group.add_argument("--fps", type=float, help="read at this rate (default: the model's; interpolate: as stored)")
+    group.add_argument(
+        "--start", type=first_frame, default=0, metavar="I", help="first frame of the clip used (default 0)"
+    )
+    group.add_argument(
+        "--fps", type=above_zero, metavar="F", help="read at this rate (default: the model's; interpolate: as stored)"
+    )
     colour = group.add_mutually_exclusive_group()
     colour.add_argument("--gray", action="store_true", help="make a colour clip grey")
     colour.add_argument("--rgb", action="store_true", help="give a grey clip to a colour model")
@@ -135,6 +143,8 @@ def read_for(
         if frames is None or piped:
             raise
         clip, notes = read_fitted(path, spec, start=args.start, **how)  # shorter than that: all there is
+    if args.fps and clip.fps is None:
+        raise ValueError(f"{path}: its frame rate is not known, so it cannot be read at {fps:g} fps: leave --fps out.")
     for note in notes:
         console.note(f"{path}: {note}")
     return clip[:frames]
@@ -146,16 +156,28 @@ def _options(model: Model, args: argparse.Namespace) -> SampleOptions:
     return apply_settings(model.system.options, settings, where="sample")
 
 
-def _out(args: argparse.Namespace, name: str, *, several: bool = False) -> Path:
-    """Where a result goes: the folder asked for, which must be free, or the first free one of the default name."""
+def _out(args: argparse.Namespace, name: str, *, several: bool = False, taken: Sequence[Path] = ()) -> Path:
+    """Where a result goes: the folder asked for, which must be free, or the first free one of the default name.
+
+    Folders in `taken` are meant for other results of the same command: clips of one name in several folders.
+    """
     from framecast.generate import free_folder
 
-    if args.out is None:
-        return free_folder(Path("out") / name)
-    out = args.out / name if several else args.out
-    if (free := free_folder(out)) != out:
-        raise ValueError(f"{out} is not empty, and nothing in it is overwritten: use --out {free}.")
-    return out
+    out = args.out or Path("out") / name
+    if args.out and several:
+        out = args.out / name
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file, and is not overwritten: use --out {free_folder(nearest)}.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"nothing can be written to {nearest}: choose another place with --out DIR.")
+    if args.out and free_folder(out) != out:
+        raise ValueError(f"{out} is not empty, and nothing in it is overwritten: use --out {free_folder(args.out)}.")
+    free, number = free_folder(out), 1
+    while free in taken:
+        number += 1
+        free = free_folder(out.with_name(f"{out.name}-{number}"))
+    return free
 
 
 def name_of(path: str) -> str:
@@ -272,15 +294,15 @@ def _predict(args: argparse.Namespace, console: Console) -> int:
     model = load_model(args)
     context = args.context or model.context
     horizon = args.horizon or max(1, model.video.clip_frames - context)
-    requests = []
+    requests: list[_Request] = []
     for path in args.videos:
         clip = read_for(path, model, args, console, frames=context + horizon)
         if len(clip) < context:
-            raise ValueError(
-                f"{path}: {len(clip)} frames, the context needs {context}: give a longer clip or --context."
-            )
+            few = "1 frame" if len(clip) == 1 else f"{len(clip)} frames"
+            raise ValueError(f"{path}: {few}, the context needs {context}: give a longer clip or a smaller --context.")
         draw = partial(model.predict, clip, horizon, context=context, samples=args.samples)
-        out = _out(args, name_of(path), several=len(args.videos) > 1)
+        taken = [request.out for request in requests]
+        out = _out(args, name_of(path), several=len(args.videos) > 1, taken=taken)
         requests.append(_Request(path, Task.predict(context, horizon), out, draw))
     return _run(model, requests, args, console)
 
@@ -315,6 +337,8 @@ def _infill(args: argparse.Namespace, console: Console) -> int:
     model = load_model(args)
     length = args.frames or max(model.video.clip_frames, max(args.known) + 1)
     clip = read_for(args.video, model, args, console, frames=length)
+    if args.frames and len(clip) < args.frames:
+        raise ValueError(f"{args.video}: {len(clip)} frames, --frames asks for {args.frames}: take fewer.")
     task = Task.infill(args.known, len(clip))
     draw = partial(model.infill, clip, args.known, samples=args.samples)
     return _run(model, [_Request(args.video, task, _out(args, name_of(args.video)), draw)], args, console)
