@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands about trained models: what is at hand, what one of them is, and converting published ones."""
+"""The commands about trained models: what is at hand, what one of them is, converting and exchanging them."""
 
 from __future__ import annotations
 
@@ -152,4 +152,75 @@ IMPORT = Command(
     example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid",
     arguments=_import_arguments,
     run=_import,
+)
+
+
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="bundled name, model folder, run folder or hub id")
+    parser.add_argument("out", metavar="DIR", help="folder to write; it must not exist yet, or be empty")
+
+
+def _export(args: argparse.Namespace, console: Console) -> int:
+    from framecast.checkpoint import copy_model
+
+    return _copied(copy_model(args.model, args.out), console)
+
+
+def _copied(out: Path, console: Console) -> int:
+    from framecast.checkpoint import describe
+
+    info = describe(out)
+    console.say(f"{out}: {info.system}, {', '.join(info.parts)}; a model folder, without the state of its training")
+    console.result({"out": str(out), **_plain(info)})
+    return 0
+
+
+EXPORT = Command(
+    about="Copy a model to a folder of its own, to keep or hand on: config, weights and card, without the state of its "
+    "training.",
+    example="framecast models export runs/latest my_model",
+    arguments=_export_arguments,
+    run=_export,
+)
+
+
+def _push_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="bundled name, model folder or run folder")
+    parser.add_argument("hub_id", metavar="ORG/NAME", help="where it goes on the hub; made, not public, if need be")
+
+
+def _push(args: argparse.Namespace, console: Console) -> int:
+    from framecast.checkpoint import push_model
+
+    address = push_model(args.model, args.hub_id)
+    console.say(f"uploaded to {address}")
+    console.result({"hub_id": args.hub_id, "address": address})
+    return 0
+
+
+PUSH = Command(
+    about="Upload a model to the hub, under the login of the hub's own tool (hf auth login).",
+    example="framecast models push runs/latest my-group/my-model",
+    arguments=_push_arguments,
+    run=_push,
+)
+
+
+def _pull_arguments(parser: Parser) -> None:
+    parser.add_argument("hub_id", metavar="ORG/NAME", help="the model's name on the hub")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: models/<name>)")
+
+
+def _pull(args: argparse.Namespace, console: Console) -> int:
+    from framecast.checkpoint import copy_model, free_name
+
+    name = args.hub_id.rpartition("/")[2]
+    return _copied(copy_model(args.hub_id, args.out or free_name(Path("models") / name)), console)
+
+
+PULL = Command(
+    about="Download a model from the hub to a folder here; commands that take a MODEL also take its hub id as it is.",
+    example="framecast models pull my-group/my-model --out models/mine",
+    arguments=_pull_arguments,
+    run=_pull,
 )
