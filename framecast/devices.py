@@ -107,7 +107,8 @@ def _averaging() -> DDPStrategy:
 
 def first_process() -> bool:
     """Whether this process is the one that talks: of several that train together, only the first does."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+    ranks = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name, "0")) == 0 for name in ranks)
 
 
 def _check_count(where: torch.device, devices: int) -> None:

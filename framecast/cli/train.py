@@ -9,7 +9,7 @@ from typing import Any
 
 from framecast.cli.console import Console
 from framecast.cli.parsing import Command, Parser, Settings, UsageError, apply_settings, positive
-from framecast.experiment import Experiment, from_plain, from_yaml, nearest, to_plain
+from framecast.experiment import Experiment, from_plain, nearest, read_yaml, to_plain
 from framecast.systems import SYSTEMS, entry, preset, presets, resolve
 
 
@@ -43,14 +43,18 @@ def experiment_of(what: str) -> Experiment:
     """
     path = Path(what).expanduser()
     if path.is_file():
-        values = from_yaml(path.read_text(encoding="utf-8"), where=what)
-        return _from_file(values, what)
+        values = read_yaml(path, where=what)
+        try:
+            return _from_file(values, what)
+        except ValueError as error:
+            raise ValueError(str(error) if what in str(error) else f"{what}: {error}") from None
     if what in SYSTEMS:
         return resolve(entry(what).experiment)()
     if what.partition("/")[0] in SYSTEMS:
         return preset(what)
     known = [*SYSTEMS, *presets()]
-    raise ValueError(f"{what!r} is neither a file nor a preset.{nearest(what, known)} Presets: {', '.join(known)}.")
+    guess = nearest(what, known) or f" Presets: {', '.join(known)}."
+    raise ValueError(f"{what!r} is neither a file nor a preset.{guess}")
 
 
 def _from_file(values: dict[str, Any], what: str) -> Experiment:
@@ -121,6 +125,7 @@ TRAIN = Command(
 
 
 def _train(experiment: Experiment | None, args: argparse.Namespace, console: Console) -> int:
+    from framecast.devices import first_process
     from framecast.train import Stopped, prepare
     from framecast.train.run import run
 
@@ -143,8 +148,12 @@ def _train(experiment: Experiment | None, args: argparse.Namespace, console: Con
         with console.training() as progress:
             done = run(experiment, **where, progress=progress)
     except Stopped as stopped:
+        if not first_process():
+            return 0  # one that ends otherwise has the others killed, the first among them
         console.note(str(stopped))
         return 130
+    if not first_process():
+        return 0
     console.say(f"{done.dir}: step {done.steps}" + (f", loss {done.loss:.4g}" if done.loss is not None else ""))
     console.say(f"next: framecast predict {done.dir} CLIP --samples 3")
     console.result(to_plain(done) | {"dir": str(done.dir), "checkpoint": str(done.checkpoint)})

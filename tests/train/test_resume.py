@@ -2,6 +2,7 @@
 """A run that stopped continues as if it had not, bit for bit; batch layouts agree."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -137,3 +138,14 @@ def test_two_processes_equal_one_up_to_rounding(system, tmp_path):
     for name, value in tensors_of(one.checkpoint).items():
         # Adam divides by the root of tiny second moments, so rounding of a gradient shows in the size of a step
         torch.testing.assert_close(ours[name], value, atol=2e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_tells_the_result(tmp_path):
+    experiment = change(experiments(tmp_path)["ramvid"], max_steps=2)
+    (tmp_path / "e.yaml").write_text(to_yaml(experiment))
+    command = [sys.executable, "-m", "framecast", "train", "e.yaml", "--device", "cpu", "--devices", "2", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 2
