@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from framecast.cli.console import Console, duration
+from framecast.cli.draw import out_folder
 from framecast.cli.parsing import Command, Parser, apply_settings, positive, whole
 from framecast.experiment import DataConfig
 
@@ -63,10 +64,10 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     from framecast.data.clips import open_stream
     from framecast.data.image_file import write_image
     from framecast.data.media import Row, grid, save_view, strip
-    from framecast.generate import free_folder
     from framecast.video import Clip
 
     config, frames = _config(args), args.clip_frames
+    out = out_folder(args, Path(args.dir).resolve().name)
     with console.progress(f"looking through {args.dir}", unit="files") as progress:
         stream = open_stream(
             config, clip_frames=frames, min_frames=frames, split="train", seed=args.seed, progress=progress
@@ -74,11 +75,6 @@ def _show(args: argparse.Namespace, console: Console) -> int:
     fps = stream.video.fps
     shown = pick(stream, args.n)
     rows = [Row(f"{i} {s.window.path}", Clip(s.video, fps=fps, value_range=(-1.0, 1.0))) for i, s in enumerate(shown)]
-    out = args.out or Path("out") / Path(args.dir).resolve().name
-    if (free := free_folder(out)) != out:
-        if args.out:
-            raise ValueError(f"{out} is not empty, and nothing in it is overwritten: use --out {free}.")
-        out = free
     comment = f"Training clips of {args.dir} as a model sees them."
     files = [
         write_image(out / "sheet.png", strip(rows), comment=comment),

@@ -156,7 +156,7 @@ def _options(model: Model, args: argparse.Namespace) -> SampleOptions:
     return apply_settings(model.system.options, settings, where="sample")
 
 
-def _out(args: argparse.Namespace, name: str, *, several: bool = False, taken: Sequence[Path] = ()) -> Path:
+def out_folder(args: argparse.Namespace, name: str, *, several: bool = False, taken: Sequence[Path] = ()) -> Path:
     """Where a result goes: the folder asked for, which must be free, or the first free one of the default name.
 
     Folders in `taken` are meant for other results of the same command: clips of one name in several folders.
@@ -302,7 +302,7 @@ def _predict(args: argparse.Namespace, console: Console) -> int:
             raise ValueError(f"{path}: {few}, the context needs {context}: give a longer clip or a smaller --context.")
         draw = partial(model.predict, clip, horizon, context=context, samples=args.samples)
         taken = [request.out for request in requests]
-        out = _out(args, name_of(path), several=len(args.videos) > 1, taken=taken)
+        out = out_folder(args, name_of(path), several=len(args.videos) > 1, taken=taken)
         requests.append(_Request(path, Task.predict(context, horizon), out, draw))
     return _run(model, requests, args, console)
 
@@ -341,7 +341,7 @@ def _infill(args: argparse.Namespace, console: Console) -> int:
         raise ValueError(f"{args.video}: {len(clip)} frames, --frames asks for {args.frames}: take fewer.")
     task = Task.infill(args.known, len(clip))
     draw = partial(model.infill, clip, args.known, samples=args.samples)
-    return _run(model, [_Request(args.video, task, _out(args, name_of(args.video)), draw)], args, console)
+    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw)], args, console)
 
 
 INFILL = Command(
@@ -378,7 +378,7 @@ def _interpolate(args: argparse.Namespace, console: Console) -> int:
         console.note(f"note: the result has {rate * args.factor:g} fps, the model was trained at {trained:g} fps.")
     task = Task.interpolate(len(clip), args.factor)
     draw = partial(model.interpolate, clip, args.factor, samples=args.samples)
-    return _run(model, [_Request(args.video, task, _out(args, name_of(args.video)), draw)], args, console)
+    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw)], args, console)
 
 
 INTERPOLATE = Command(
@@ -406,7 +406,7 @@ def _generate(args: argparse.Namespace, console: Console) -> int:
     model = load_model(args)
     frames = args.frames or model.video.clip_frames
     draw = partial(model.generate, args.samples, frames)
-    return _run(model, [_Request(model.name, Task.generate(frames), _out(args, model.name), draw)], args, console)
+    return _run(model, [_Request(model.name, Task.generate(frames), out_folder(args, model.name), draw)], args, console)
 
 
 GENERATE = Command(

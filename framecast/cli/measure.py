@@ -7,7 +7,15 @@ import argparse
 from pathlib import Path
 
 from framecast.cli.console import Console, table
-from framecast.cli.draw import argument_device, arguments_model, arguments_reading, load_model, name_of, read_for
+from framecast.cli.draw import (
+    argument_device,
+    arguments_model,
+    arguments_reading,
+    load_model,
+    name_of,
+    out_folder,
+    read_for,
+)
 from framecast.cli.parsing import Command, Parser, positive, whole
 
 
@@ -19,13 +27,12 @@ def _reconstruct_arguments(parser: Parser) -> None:
 
 
 def _reconstruct(args: argparse.Namespace, console: Console) -> int:
-    from framecast.generate import free_folder
-
-    model, results = load_model(args), []
+    model, results, outs = load_model(args), [], list[Path]()
     for path in args.videos:
+        outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
+    for path, out in zip(args.videos, outs, strict=True):
         made = model.reconstruct(read_for(path, model, args, console, frames=None))
-        out = args.out / name_of(path) if args.out and len(args.videos) > 1 else args.out
-        files = made.save(out or free_folder(Path("out") / name_of(path)))
+        files = made.save(out)
         scores = made.scores()
         assert scores is not None
         results.append({"clip": path, "scores": scores, "files": [str(file) for file in files], **made.record})

@@ -194,6 +194,13 @@ def test_data_show_writes_a_sheet_and_an_animation(cast, videos, tmp_path):
     assert {path.name for path in (tmp_path / "out" / "clips").iterdir()} == {"sheet.png", "clips.webp"}
 
 
+def test_data_show_overwrites_nothing_and_says_so_before_it_reads(cast, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    ran = cast("data", "show", "nothing-here", "--out", "taken")
+    assert ran.code == 1 and "use --out taken-2" in ran.err
+
+
 def test_data_simulate_writes_the_set_and_finishes_what_is_there(cast, tmp_path):
     words = ("data", "simulate", "bouncing32", "set", "--split", "test", "--flows", 2, "--frames", 4, "--json")
     assert cast(*words).json["written"] == 2
