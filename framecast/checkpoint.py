@@ -178,18 +178,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(mode)  # the library makes it private to the user; the folder is to be shared like any other
 
 
+def check_tensors(path: Path) -> None:
+    """Raise ValueError where a safetensors file is missing, damaged or cut short; its values are not read."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy or download the folder again.")
+    try:
+        with safetensors.safe_open(str(path), framework="pt"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from None
+
+
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
         ValueError: it is missing or damaged.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing.")
-    try:
-        return safetensors.torch.load_file(str(path), device=str(device))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy or download it again.") from None
+    check_tensors(path)
+    return safetensors.torch.load_file(str(path), device=str(device))
 
 
 def model_card(config: Mapping[str, Any], system: System) -> str:
@@ -255,8 +262,17 @@ def find_model(source: Path | str) -> Path:
         return _download(text)
     raise ValueError(
         f"no model {text!r}: it is neither a bundled name, nor a folder here, nor a hub id org/name."
-        + nearest(text, bundled())
+        + nearest(text, [*bundled(), *_models_beside(path)])
     )
+
+
+def _models_beside(path: Path) -> list[str]:
+    """Model and run folders in the folder where `path` should be, spelt as `path` is."""
+    try:
+        beside = sorted(path.parent.iterdir())
+    except OSError:
+        return []
+    return [str(place) for place in beside if (place / CONFIG).is_file() or (place / "checkpoints").is_dir()]
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -343,6 +359,9 @@ def describe(source: Path | str) -> ModelInfo:
                 "upgrade framecast."
             )
         entry(config["system"])
+        for key in ("model", "sample", "parts", "provenance"):
+            if not isinstance(config[key], dict):
+                raise TypeError(f"{key} is {config[key]!r}, not a table")
         return ModelInfo(
             name=folder.parents[1].name if folder.parent.name == "checkpoints" else folder.name,
             dir=folder,
@@ -390,9 +409,12 @@ def load_system(
         ValueError: no model there, a part not trained yet, or files that are damaged or do not belong together.
     """
     info = describe(source)
-    system = build_system(info.system, info.model, info.video, info.sample)
-    needed = list(info.parts) if require is None else list(require)
-    load_parts(system, info, [name for name, part in info.parts.items() if part or name in needed])
+    try:
+        system = build_system(info.system, info.model, info.video, info.sample)
+    except ValueError as error:
+        raise ValueError(f"{info.dir / CONFIG}: {error}") from None
+    needed = list(system.parts()) if require is None else list(require)
+    load_parts(system, info, [name for name in system.parts() if info.parts.get(name) or name in needed])
     return system.to(device).eval()
 
 

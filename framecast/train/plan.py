@@ -21,6 +21,7 @@ from framecast.assets import Assets, cache_dir
 from framecast.checkpoint import (
     ModelInfo,
     PartInfo,
+    check_tensors,
     describe,
     fill,
     find_model,
@@ -32,7 +33,7 @@ from framecast.checkpoint import (
 from framecast.data.clips import ClipStream, open_stream
 from framecast.devices import Fabric, build_fabric
 from framecast.draws import mix
-from framecast.experiment import Experiment, StageConfig, VideoSpec, from_plain, from_yaml, nearest, size_of
+from framecast.experiment import Experiment, StageConfig, VideoSpec, from_plain, nearest, read_yaml, size_of
 from framecast.system import Stage, System
 from framecast.systems import entry, resolve
 from framecast.train.optim import compiles
@@ -173,6 +174,7 @@ def prepare(
         )
         for split in ("train", "validation")
     )  # fmt: skip
+    train.clip(0)  # readable, not only listed
     if source is None:
         system.video = dataclasses.replace(train.video, clip_frames=system.video.clip_frames)
     compiled = compiles(settings.compile, device=fabric.device, max_steps=settings.max_steps)
@@ -220,6 +222,9 @@ def check(settings: StageConfig, *, where: str) -> None:
     for key in ("clip_norm", "warmup_steps", "decay_steps", "decay", "weight_decay"):
         if (value := getattr(optimiser, key)) < 0:
             raise ValueError(f"{where}.optimiser.{key} is {value}; it must not be below 0.")
+    if not all(0 <= beta < 1 for beta in optimiser.betas) or optimiser.eps < 0:
+        told = f"{list(optimiser.betas)} and {optimiser.eps}"
+        raise ValueError(f"{where}.optimiser: betas must lie in [0, 1) and eps must not be below 0, got {told}.")
     if not 0 <= settings.ema.decay < 1 or settings.ema.warmup < 0:
         raise ValueError(f"{where}.ema: decay must lie in [0, 1) and warmup must not be below 0, got {settings.ema}.")
 
@@ -248,7 +253,9 @@ def _resumed(
     checkpoint = newest_checkpoint(run)
     if not (checkpoint / f"{STATE}.json").is_file():
         raise ValueError(f"{checkpoint} holds no training state; give it with --start-from to begin a new run with it.")
-    state = json.loads((checkpoint / f"{STATE}.json").read_text(encoding="utf-8"))
+    state = counters(checkpoint)
+    for name in [STATE, *(part for part, trained in describe(checkpoint).parts.items() if trained)]:
+        check_tensors(checkpoint / f"{name}.safetensors")
     stored = read_config(run / "config.yaml")
     if stage not in (None, state["stage"]):
         raise ValueError(f"{path} trains stage {state['stage']}, not {stage}.")
@@ -259,13 +266,30 @@ def _resumed(
     return experiment, state["stage"], checkpoint
 
 
+def counters(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of how far its run had come.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = checkpoint / f"{STATE}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("step", "stage", "seconds", "updates", "means", "written") if key not in found]
+    except (ValueError, TypeError):
+        missing = ["everything"]
+    if missing:
+        raise ValueError(f"{path} is damaged ({missing[0]} is missing): copy the checkpoint again, or remove it.")
+    return found
+
+
 def read_config(path: Path) -> Experiment:
     """The experiment in a YAML file, as `config.yaml` of a run holds it.
 
     Raises:
         ValueError: not such a file, an unknown system or setting.
     """
-    values = from_yaml(path.read_text(encoding="utf-8"), where=str(path))
+    values = read_yaml(path)
     if "system" not in values:
         raise ValueError(f"{path} names no system: its first line should be `system: …`.")
     return from_plain(resolve(entry(values["system"]).experiment), values)
@@ -329,7 +353,7 @@ def _plan(job: Job) -> Plan:
         notes.append(few)
     first = 0
     if job.checkpoint:
-        first = json.loads((job.checkpoint / f"{STATE}.json").read_text(encoding="utf-8"))["step"]
+        first = counters(job.checkpoint)["step"]
         had = describe(job.checkpoint).provenance["clips"]
         if had != job.train.windows:
             notes.append(f"{had} clips when the run stopped, {job.train.windows} now: it sees others from here on.")

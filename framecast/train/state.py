@@ -21,7 +21,7 @@ from framecast.draws import draws, mix
 from framecast.train.ema import Average
 from framecast.train.log import Means
 from framecast.train.optim import Learner
-from framecast.train.plan import STATE, Job
+from framecast.train.plan import STATE, Job, counters
 
 
 class TrainState:
@@ -87,7 +87,7 @@ class TrainState:
             tensors = {f"{g}/{name}": t for g, one in self.learners.items() for name, t in one.state().items()}
             save_tensors(fresh / f"{STATE}.safetensors", tensors)
             written = [*self.written, folder.name]
-            counters = {
+            told = {
                 "step": self.step,
                 "stage": job.stage_name,
                 "seconds": self.seconds,
@@ -95,7 +95,7 @@ class TrainState:
                 "means": self.means.state,
                 "written": written,
             }
-            (fresh / f"{STATE}.json").write_text(json.dumps(counters, indent=2) + "\n", encoding="utf-8")
+            (fresh / f"{STATE}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         point(folder.parent / "last", folder.name)
         self.written = written
         self._prune(job, run)
@@ -128,20 +128,20 @@ class TrainState:
         Raises:
             ValueError: its files are damaged or belong to other settings.
         """
-        counters = json.loads((checkpoint / f"{STATE}.json").read_text(encoding="utf-8"))
+        told = counters(checkpoint)
         path = checkpoint / f"{STATE}.safetensors"
         tensors = load_tensors(path)
         for name, learner in self.learners.items():
             head = f"{name}/"
             mine = {key.removeprefix(head): t for key, t in tensors.items() if key.startswith(head)}
             learner.load(mine, where=str(path))
-            learner.updates = counters["updates"][name]
+            learner.updates = told["updates"][name]
         for name in self.average.modules:
             file = checkpoint / f"{name}.safetensors"
             self.average.load(name, load_tensors(file), where=str(file))
-        self.step, self.seconds = counters["step"], counters["seconds"]
-        self.means.state = {name: list(pair) for name, pair in counters["means"].items()}
-        self.written = [name for name in counters["written"] if (checkpoint.parent / name).is_dir()]
+        self.step, self.seconds = told["step"], told["seconds"]
+        self.means.state = {name: list(pair) for name, pair in told["means"].items()}
+        self.written = [name for name in told["written"] if (checkpoint.parent / name).is_dir()]
 
 
 def _provenance(job: Job) -> dict[str, object]:
