@@ -61,17 +61,17 @@ def _show_arguments(parser: Parser) -> None:
 
 def _show(args: argparse.Namespace, console: Console) -> int:
     from framecast.data.check import pick
-    from framecast.data.clips import open_stream
+    from framecast.data.clips import open_streams
     from framecast.data.image_file import write_image
     from framecast.data.media import Row, grid, save_view, strip
+    from framecast.draws import mix
     from framecast.video import Clip
 
     config, frames = _config(args), args.clip_frames
     out = out_folder(args, Path(args.dir).resolve().name)
     with console.progress(f"looking through {args.dir}", unit="files") as progress:
-        stream = open_stream(
-            config, clip_frames=frames, min_frames=frames, split="train", seed=args.seed, progress=progress
-        )
+        seed = mix("clips", args.seed)  # as in training
+        stream, _ = open_streams(config, clip_frames=frames, min_frames=frames, seed=seed, progress=progress)
     fps = stream.video.fps
     shown = pick(stream, args.n)
     rows = [Row(f"{i} {s.window.path}", Clip(s.video, fps=fps, value_range=(-1.0, 1.0))) for i, s in enumerate(shown)]

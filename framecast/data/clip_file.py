@@ -18,7 +18,9 @@ from framecast.data import array_file, image_file, video_file
 from framecast.data.files import BadClip
 from framecast.video import Clip
 
-__all__ = ["BadClip", "ClipFile", "frame_indices", "looks_like_clip", "nearest_frames", "open_clip", "read_clip"]
+__all__ = [
+    "BadClip", "ClipFile", "frame_indices", "looks_like_clip", "nearest_frames", "open_clip", "read_clip", "same_rate",
+]  # fmt: skip
 
 
 class ClipFile(Protocol):
@@ -79,6 +81,11 @@ def looks_like_clip(path: Path) -> bool:
     if path.is_dir():
         return len(image_file.numbered_images(path)) > 1
     return path.suffix.lower() in array_file.SUFFIXES | video_file.SUFFIXES | image_file.ANIMATED and path.is_file()
+
+
+def same_rate(a: float, b: float) -> bool:
+    """Whether two frame rates count as one: 29.97 and 30 do, and 23.976 and 24; 24 and 25 do not."""
+    return max(a, b) <= 1.01 * min(a, b)
 
 
 def nearest_frames(times: np.ndarray, fps: float) -> np.ndarray:

@@ -32,7 +32,7 @@ from framecast.video import Clip, Video, to_video
 _log = logging.getLogger(__name__)
 Split = Literal["train", "validation"]
 
-__all__ = ["ClipStream", "Rejected", "Split", "Window", "loader", "open_stream"]
+__all__ = ["ClipStream", "Rejected", "Split", "Window", "loader", "open_streams"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Window:
 
 
 class ClipStream(Dataset[tuple[Tensor, Tensor]]):
-    """Infinite stream of training clips by position; see `open_stream`.
+    """Infinite stream of training clips by position; see `open_streams`.
 
     `stream[p]` is `stream.clip(p)`: a view for torch's loaders. It travels to other processes; caches stay behind.
     """
@@ -212,22 +212,15 @@ def _outlive(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
-def open_stream(
-    config: DataConfig,
-    *,
-    clip_frames: int,
-    min_frames: int,
-    split: Split,
-    seed: int,
-    progress: Progress | None = None,
-) -> ClipStream:
-    """The stream of training or validation clips of the folder `config.dir`; `framecast.data.windows` has the rules.
+def open_streams(
+    config: DataConfig, *, clip_frames: int, min_frames: int, seed: int, progress: Progress | None = None
+) -> tuple[ClipStream, ClipStream]:
+    """Streams of training and of validation clips of the folder `config.dir`, by the rules of `framecast.data.windows`.
 
     Args:
         config: folder, cutting and reading.
         clip_frames: frames of a clip.
         min_frames: shortest clip that is padded; shorter ones are rejected.
-        split: which files.
         seed: of the order of the clips, flips and random crops.
         progress: called with (opened, to open) while files are looked at for the first time.
 
@@ -235,4 +228,5 @@ def open_stream(
         ValueError: settings out of range, no folder, no usable clip, or unlike frame rates.
     """
     listed = index_folder(Path(config.dir), value_range=config.value_range, progress=progress)
-    return ClipStream(plan(listed, config, clip_frames=clip_frames, min_frames=min_frames), split=split, seed=seed)
+    cut = plan(listed, config, clip_frames=clip_frames, min_frames=min_frames)
+    return ClipStream(cut, split="train", seed=seed), ClipStream(cut, split="validation", seed=seed)

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from framecast.data import fitted
-from framecast.data.clip_file import BadClip, ClipFile, frame_indices, nearest_frames, open_clip
+from framecast.data.clip_file import BadClip, ClipFile, frame_indices, nearest_frames, open_clip, same_rate
 from framecast.experiment import VideoSpec
 from framecast.video import Clip, to_video
 
 Colour = Literal["keep", "gray", "rgb"]
-_SAME_RATE = 0.01  # rates nearer to each other than this share (29.97 and 30) count as equal
 _CHUNK = 2**29  # bytes of source frames held at once
 
 
@@ -135,7 +134,7 @@ def _wanted_channels(have: int, spec: VideoSpec, colour: Colour) -> int:
 
 
 def _resampled(fps: float | None, spec: VideoSpec) -> bool:
-    return fps is not None and spec.fps is not None and abs(fps / spec.fps - 1) > _SAME_RATE
+    return fps is not None and spec.fps is not None and not same_rate(fps, spec.fps)
 
 
 def _units(clip: Clip, spec: VideoSpec) -> tuple[tuple[float, float] | None, list[str]]:

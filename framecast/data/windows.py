@@ -16,12 +16,11 @@ from typing import Literal, cast
 
 import numpy as np
 
-from framecast.data.clip_file import ClipFile, frame_indices
+from framecast.data.clip_file import ClipFile, frame_indices, same_rate
 from framecast.data.folder import Listed
 from framecast.draws import mix
 from framecast.experiment import DataConfig, VideoSpec, size_of
 
-_SAME_RATE = 1.01  # 29.97 and 30, 23.976 and 24 count as one rate; 24 and 25 do not
 _BORROWED = "validation and previews use the training clips."
 
 
@@ -167,7 +166,7 @@ def _sequence(file: Listed, config: DataConfig) -> range | np.ndarray:
     """Source frames of a file at `config.fps`; a file without time keeps its own."""
     if config.fps is None or file.fps is None:
         return range(file.frames)
-    if file.stamps is None and max(config.fps, file.fps) <= min(config.fps, file.fps) * _SAME_RATE:
+    if file.stamps is None and same_rate(config.fps, file.fps):
         return range(file.frames)
     # the list has all of a file that the choice of frames asks for, so that no file need be opened for it
     return frame_indices(cast(ClipFile, file), fps=config.fps, stride=1).astype(np.int32)
@@ -188,7 +187,7 @@ def _rates(parts: Iterable[Part]) -> Counter[float]:
     rates: Counter[float] = Counter()
     last = 0.0
     for fps in sorted(part.listed.fps for part in parts if part.listed.fps is not None):
-        last = last if fps <= last * _SAME_RATE else fps
+        last = last if same_rate(fps, last) else fps
         rates[last] += 1
     return rates
 
@@ -282,7 +281,9 @@ def _time_notes(parts: Sequence[Part], config: DataConfig, clip_frames: int) -> 
     padded = sum(len(part.frames) < span for part in parts)
     timeless = sum(part.listed.fps is None for part in parts)
     slow = [part.listed.fps for part in parts if part.listed.fps is not None]
-    slower = sum(fps * _SAME_RATE < config.fps for fps in slow) if config.fps is not None else 0
+    slower = 0
+    if config.fps is not None:
+        slower = sum(fps < config.fps and not same_rate(fps, config.fps) for fps in slow)
     rates = _rates(parts)
     return [
         f"{count(padded, 'file')} too short for {clip_frames} frames × stride {config.stride}, padded by repeating the "

@@ -30,7 +30,7 @@ from framecast.checkpoint import (
     load_tensors,
     newest_checkpoint,
 )
-from framecast.data.clips import ClipStream, open_stream
+from framecast.data.clips import ClipStream, open_streams
 from framecast.devices import Fabric, build_fabric
 from framecast.draws import mix
 from framecast.experiment import Experiment, StageConfig, VideoSpec, from_plain, nearest, read_yaml, size_of
@@ -167,12 +167,9 @@ def prepare(
             )
     if start_from is not None:
         _start_from(part, start_from)
-    train, held = (
-        open_stream(
-            experiment.data, clip_frames=part.clip_frames, min_frames=part.min_frames, split=split,
-            seed=mix("clips", settings.seed), progress=progress,
-        )
-        for split in ("train", "validation")
+    train, held = open_streams(
+        experiment.data, clip_frames=part.clip_frames, min_frames=part.min_frames,
+        seed=mix("clips", settings.seed), progress=progress,
     )  # fmt: skip
     train.clip(0)  # readable, not only listed
     if source is None:

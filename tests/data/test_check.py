@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framecast.data.check import check_folder, pick
-from framecast.data.clips import open_stream
+from framecast.data.clips import open_streams
 from framecast.experiment import DataConfig
 from tests.conftest import real_videos
 from tests.data.clip_folders import counting, write
@@ -112,10 +112,9 @@ def test_folder_without_usable_clip_is_reported(tmp_path):
 
 def test_split_counts_are_those_of_the_streams(root):
     report = check(root, validation=0.5)
-    for split, total in (("train", report.train), ("validation", report.validation)):
-        config = DataConfig(dir=str(root), channels=1, size=8, validation=0.5)
-        stream = open_stream(config, clip_frames=4, min_frames=4, split=split, seed=0)
-        assert total == (len(stream.files), stream.windows)
+    config = DataConfig(dir=str(root), channels=1, size=8, validation=0.5)
+    streams = open_streams(config, clip_frames=4, min_frames=4, seed=0)
+    assert [report.train, report.validation] == [(len(stream.files), stream.windows) for stream in streams]
 
 
 def test_report_goes_to_json_and_to_people(root):
@@ -129,7 +128,7 @@ def test_report_goes_to_json_and_to_people(root):
 
 def test_picked_clips_are_those_training_sees(root):
     config = DataConfig(dir=str(root), channels=1, size=8, flip=True)
-    stream = open_stream(config, clip_frames=4, min_frames=4, split="train", seed=5)
+    stream, _ = open_streams(config, clip_frames=4, min_frames=4, seed=5)
     shown = pick(stream, 7)
     assert torch.equal(torch.stack([s.video for s in shown]), stream.batch(range(7))[0])
     assert [s.window for s in shown] == [stream.window(p) for p in range(7)]

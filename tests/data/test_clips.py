@@ -14,7 +14,7 @@ import torch
 
 from framecast.data import fitted
 from framecast.data.clip_file import BadClip
-from framecast.data.clips import loader, open_stream
+from framecast.data.clips import loader, open_streams
 from framecast.data.fitted import cut, fit
 from framecast.data.folder import Listed
 from framecast.data.windows import held_out, plan
@@ -37,13 +37,10 @@ def settings(root, **changes):
 
 
 def stream(root, *, clip_frames=4, min_frames=None, split="train", seed=0, **changes):
-    return open_stream(
-        settings(root, **changes),
-        clip_frames=clip_frames,
-        min_frames=min_frames or clip_frames,
-        split=split,
-        seed=seed,
+    streams = open_streams(
+        settings(root, **changes), clip_frames=clip_frames, min_frames=min_frames or clip_frames, seed=seed
     )
+    return streams[split == "validation"]
 
 
 def listed(path="a.npy", *, frames=20, fps=None, channels=1, side=8, value_range=None, problem=None, stamps=None):
