@@ -221,7 +221,7 @@ def test_plans_draw_every_missing_frame_once(known, window, overlap):
     made = RaMViD.__new__(RaMViD)  # a plan needs no weights
     torch.nn.Module.__init__(made)
     made.config, made.video = CONFIG, SPEC
-    options = RaMViDSampling(window=window, overlap=overlap)
+    options = RaMViDSampling(steps=3, window=window, overlap=overlap)
     if overlap >= window and len(known) > window:
         with pytest.raises(ValueError, match="overlap"):
             made.plan(known, options)
@@ -233,9 +233,9 @@ def test_plans_draw_every_missing_frame_once(known, window, overlap):
 
 def test_a_network_that_resamples_time_takes_one_window_length():
     model = RaMViD(replace(CONFIG, time_frames=4), SPEC)
-    assert len(model.plan([True] + [False] * 3, RaMViDSampling())) == 1
+    assert len(model.plan([True] + [False] * 3, RaMViDSampling(steps=3))) == 1
     with pytest.raises(UnsupportedTask, match="takes exactly 4"):
-        model.plan([True] + [False] * 5, RaMViDSampling(window=6))
+        model.plan([True] + [False] * 5, RaMViDSampling(steps=3, window=6))
     with pytest.raises(ValueError, match="time_frames is 2, but clips have 4 frames"):
         RaMViD(replace(CONFIG, time_frames=2), SPEC)
 

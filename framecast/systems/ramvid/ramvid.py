@@ -63,6 +63,8 @@ class RaMViD(System):
         return {"diffusion": self.network}
 
     def plan(self, known: Sequence[bool], options: RaMViDSampling) -> list[Window]:  # type: ignore[override]
+        check_sampling(options, classes=self.config.classes)
+        self.times(options)  # refuses steps that the noise levels do not have
         length = options.window or self.video.clip_frames
         if self.config.time_frames and length != self.config.time_frames:
             raise UnsupportedTask(
@@ -217,6 +219,12 @@ def resampled_ddpm(
 
 def check_sampling(options: RaMViDSampling, *, classes: int) -> None:
     """Raise ValueError where options contradict each other or the model."""
+    if options.window < 0:
+        raise ValueError(f"window is {options.window}; it must be 0 (the model's own) or more.")
+    if options.overlap < 1:
+        raise ValueError(f"overlap is {options.overlap}; a later window must see at least 1 finished frame.")
+    if not 0.0 <= options.eta <= 1.0:
+        raise ValueError(f"eta is {options.eta:g}; it must lie between 0 (no fresh noise) and 1 (all of it).")
     if options.resample < 1:
         raise ValueError(f"resample is {options.resample}; every noise level must be visited at least once.")
     if options.resample > 1 and options.sampler != "ddpm":

@@ -66,7 +66,10 @@ def infer(state: Mapping[str, Tensor], *, base: RaMViDConfig, where: str) -> RaM
     def shape(name: str) -> tuple[int, ...]:
         if name not in state:
             raise ValueError(f"{where} has no tensor {name}: these are not the weights of a RaMViD network.")
-        return tuple(state[name].shape)
+        found = tuple(state[name].shape)
+        if len(found) < 2 or 0 in found:
+            raise ValueError(f"{where}: {name} has shape {found}: these are not the weights of a RaMViD network.")
+        return found
 
     width, inside = shape("input_blocks.0.0.weight")[:2]
     multipliers, attention, blocks = [0], [], [0]  # per level; blocks counts residual blocks
@@ -112,7 +115,8 @@ def verify(state: Mapping[str, Tensor], config: RaMViDConfig, *, channels: int, 
 def _load(path: Path) -> Any:
     """The file's content, nothing in it executed."""
     if not path.is_file():
-        raise ValueError(f"{path} is not a file.")
+        what = "is a folder, not a file" if path.is_dir() else "is not a file that is here"
+        raise ValueError(f"{path} {what}; give a model*.pt or ema_*.pt file.")
     with open(path, "rb") as file:
         head = file.read(512)
     if head.lstrip()[:1] == b"<":
@@ -128,8 +132,8 @@ def _load(path: Path) -> Any:
             f"{path} holds objects other than tensors and plain values, which could run code when loaded; "
             f"it is refused: save the state dict alone and try again."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or cut short ({str(error).splitlines()[0]}): download it anew.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise ValueError(f"{path} is damaged or cut short, or another kind of file: download it anew.") from None
 
 
 def _plain(content: Any, path: Path) -> dict[str, Tensor]:
