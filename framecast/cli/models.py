@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from framecast.cli.console import Console, table
-from framecast.cli.parsing import Command, Parser
+from framecast.cli.parsing import Command, Parser, apply_settings
 from framecast.experiment import size_of, to_plain
 from framecast.systems import entry, preset, resolve
 
@@ -96,6 +96,7 @@ def _import_arguments(parser: Parser) -> None:
         "--preset", required=True, metavar="NAME", help="the experiment it comes from: ramvid/bair64, …"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="model folder to write (default: models/<file name>)")
+    parser.add_argument("--KEY.KEY", metavar="VALUE", dest="_", help="a setting that is not the preset's")
 
 
 def _import(args: argparse.Namespace, console: Console) -> int:
@@ -103,7 +104,7 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import PartInfo, build_system, fill, free_name, load_system, save_model
     from framecast.experiment import VideoSpec
 
-    experiment: Any = preset(args.preset)
+    experiment: Any = apply_settings(preset(args.preset), args.settings)
     row = entry(experiment.system)
     config, tensors = resolve(row.weights)(args.file, experiment=experiment)
     stage = dataclasses.fields(experiment.stages)[0].name
@@ -123,7 +124,7 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     provenance = {
         "imported_from": args.file.name,
         "imported_sha256": sha256(args.file),
-        "preset": args.preset,
+        "preset": " ".join([args.preset, *(f"{key}={value}" for key, value in args.settings)]),
         "source": experiment.source,
     }
     out = save_model(
@@ -152,6 +153,7 @@ IMPORT = Command(
     example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid",
     arguments=_import_arguments,
     run=_import,
+    settings=("data", "model", "stages", "sample"),
 )
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from framecast.draws import mix
 from framecast.experiment import Experiment, StageConfig, VideoSpec, from_plain, nearest, read_yaml, size_of
 from framecast.system import Stage, System
 from framecast.systems import entry, resolve
+from framecast.task import UnsupportedTask
 from framecast.train.optim import compiles
 
 STATE = "train_state"  # .safetensors and .json of a checkpoint one can resume from
@@ -159,6 +161,9 @@ def prepare(
         system = _build(experiment, settings, source)
         carried = _carry(system, source, name) if source else {}
         part = _stage(system, name, settings)
+    with contextlib.suppress(UnsupportedTask):  # predicting may not be its task; options it cannot use are refused
+        options = experiment.sample  # type: ignore[attr-defined]
+        system.plan((True,) + (False,) * (settings.clip_frames - 1), options)
     for need in part.needs:
         if need not in carried:
             raise ValueError(
