@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$")  # as YAML 1.2 writes it with an exponent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ def to_yaml(record: Any) -> str:
     Dumper.add_representer(
         list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
     )
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))  # such texts get quotes
     return yaml.dump(to_plain(record), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -181,8 +183,7 @@ def from_yaml(text: str, *, where: str = "the settings") -> dict[str, Any]:
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(true|false)$"), list("tf"))
-    number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
     try:
         values = yaml.load(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framecast.draws import draws, mix
-from framecast.experiment import StageConfig, VideoSpec, from_plain, size_of, to_plain
+from framecast.experiment import DataConfig, StageConfig, VideoSpec, from_plain, from_yaml, size_of, to_plain, to_yaml
 from framecast.systems.ramvid.config import RaMViDExperiment
 from framecast.task import Task, parse_frames, sliding_windows
 from framecast.video import Clip, from_video, to_video
@@ -106,6 +106,11 @@ def test_draws_have_the_stated_moments():
     assert abs(values.mean().item()) < 0.01
     assert abs(values.std().item() - 1) < 0.01
     assert mix("a", 1) != mix("a", 2) != mix("b", 2)
+
+
+@pytest.mark.parametrize("text", ["1e5", "12", "true", "on", "null", "-", "1_000"])
+def test_texts_that_look_like_something_else_stay_texts(text):
+    assert from_plain(DataConfig, from_yaml(to_yaml(DataConfig(dir=text)))).dir == text
 
 
 def test_settings_survive_a_round_trip():
