@@ -53,6 +53,10 @@ class Task:
             raise ValueError(f"interpolate needs at least 2 frames, got {given}.")
         if factor < 2:
             raise ValueError(f"interpolate needs a factor of 2 or more, got {factor}.")
+        if (given - 1) * factor >= MOST_FRAMES:
+            raise ValueError(
+                f"{given} frames at a factor of {factor} make over {MOST_FRAMES:,} frames: take a smaller factor."
+            )
         return cls("interpolate", tuple(i % factor == 0 for i in range((given - 1) * factor + 1)))
 
     @classmethod
@@ -97,12 +101,16 @@ def sliding_windows(known: Sequence[bool], length: int, overlap: int) -> list[Wi
     if not 1 <= overlap < length:
         raise ValueError(f"overlap {overlap} must be at least 1 and below the window of {length} frames.")
     finished = list(known)
+    last = max((i for i, given in enumerate(known) if given), default=-1)
     windows: list[Window] = []
-    while not all(finished):
-        missing = finished.index(False)
+    missing = 0  # first frame that is
+    while missing < len(known):
+        if finished[missing]:
+            missing += 1
+            continue
         start = 0 if missing < length and not windows else max(0, missing - overlap)
         end = start + length
-        if any(known[end:]) or end > len(known) >= length:
+        if end <= last or end > len(known) >= length:
             anchors = [i for i in range(missing + 1, min(end, len(known))) if known[i]]
             if anchors:
                 end = anchors[-1] + 1
