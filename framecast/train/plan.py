@@ -153,6 +153,9 @@ def prepare(
     _check_share(settings, fabric.world_size, where=f"stages.{name}")
     if not experiment.data.dir:
         raise ValueError("no training clips: give a folder of videos with --data, or set data.dir.")
+    # the whole path, so that the run can be resumed from any folder
+    place = str(Path(experiment.data.dir).expanduser().resolve())
+    experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, dir=place))
     if out is not None and Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
         raise ValueError(f"{out} exists already and is not overwritten; choose another --out.")
     source = describe(checkpoint) if checkpoint else describe(from_model) if from_model is not None else None

@@ -286,6 +286,13 @@ def test_resume_can_go_further_with_changed_settings(clips):
     assert read_config(Path("r/config_until_step_00000010.yaml")).stages.pixel.max_steps == 10
 
 
+def test_resume_works_from_another_folder(clips, tmp_path, monkeypatch):
+    run(toy(Path("clips"), max_steps=2), out="r", device="cpu")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert prepare(None, resume=tmp_path / "r", device="cpu").plan.first_step == 2
+
+
 def test_resume_tells_that_the_clips_have_changed(clips):
     run(toy(clips), out="r", device="cpu")
     assert not any("clips when" in note for note in prepare(None, resume="r", device="cpu").plan.notes)
