@@ -45,6 +45,16 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
+    from framecast.train import Stopped
+
+    try:
+        return _demonstrate(args, console)
+    except Stopped as stopped:  # its run can be gone on with, though not the demonstration
+        console.note(str(stopped))
+        return 130
+
+
+def _demonstrate(args: argparse.Namespace, console: Console) -> int:
     import framecast
     from framecast.data.array_file import write_array
     from framecast.data.simulate.sets import flows, simulate
@@ -95,6 +105,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 def _experiment(args: argparse.Namespace, data: Path, console: Console) -> Experiment:
     """The preset on these clips, for as many steps as asked for or as fit into the time asked for."""
+    from framecast.train import Stopped
     from framecast.train.run import run
 
     experiment: Any = preset(PRESET)
@@ -117,7 +128,10 @@ def _experiment(args: argparse.Namespace, data: Path, console: Console) -> Exper
     steps = args.max_steps or getattr(experiment.stages, stage).max_steps
     if args.minutes:
         with tempfile.TemporaryDirectory() as folder:
-            tried = run(trained_for(CALIBRATION, 0), out=Path(folder) / "run", device=args.device)
+            try:
+                tried = run(trained_for(CALIBRATION, 0), out=Path(folder) / "run", device=args.device)
+            except Stopped:  # nothing of this run is kept
+                raise KeyboardInterrupt from None
         steps = max(CALIBRATION, round(60 * args.minutes * CALIBRATION / tried.seconds))
         console.note(f"{tried.seconds / CALIBRATION:.3g} s per step: {steps} steps in {args.minutes:g} minutes")
     return trained_for(steps, max(1, steps // 4))

@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import re
+import signal
 
 import pytest
 
 from framecast.cli import demo
+from framecast.cli.console import Training
 from framecast.experiment import DataConfig
+from framecast.train import Stopped
 from tests.tiny import ramvid
 
 
@@ -53,6 +57,32 @@ def test_demo_takes_the_next_free_folder_and_fits_into_the_time_given(cast, smal
     assert ran.json["out"] == "demo-2"
     assert ran.json["training"]["steps"] >= 2
     assert [path.name for path in (tmp_path / "demo").iterdir()] == ["mine.txt"]
+
+
+def test_demo_interrupted_in_training_says_how_to_go_on(cast, small, tmp_path, monkeypatch):
+    def interrupt(self, step, *_):
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Training, "step", interrupt)
+    ran = cast("demo", "--max-steps", 5, "--device", "cpu")
+    assert ran.code == 130 and "bug" not in ran.err
+    last = ran.err.splitlines()[-1]
+    assert re.fullmatch(
+        r"Stopped. Checkpoint step_0000000\d written; continue with: framecast train --resume demo/run", last
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert cast(*last.split()[-4:][1:], "--dry-run").code == 0  # the command it names works
+
+
+def test_demo_interrupted_while_it_measures_leaves_no_run_to_go_on_with(cast, small, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise Stopped(tmp_path / "gone", tmp_path / "gone" / "checkpoints" / "step_00000001")
+
+    monkeypatch.setattr("framecast.train.run.run", interrupted)
+    ran = cast("demo", "--minutes", 1, "--device", "cpu")
+    assert ran.code == 130 and ran.err.endswith("Stopped.\n")
 
 
 def test_demo_refuses_two_lengths(cast):
