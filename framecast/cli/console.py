@@ -13,10 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-Progress = Callable[[int, int], None]  # done, total
 _ESTIMATE_FROM = 10.0  # seconds; shorter work is not announced
+
+
+class Progress(Protocol):
+    """How far some work is, and what else there is to tell of it."""
+
+    def __call__(self, done: int, total: int, told: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Console:
     def progress(self, label: str, *, unit: str = "steps") -> Iterator[Progress]:
         """A callback that shows how far some work is: a bar on a terminal, a few lines elsewhere."""
         if self.quiet:
-            yield lambda done, total: None
+            yield lambda done, total, told="": None
         elif sys.stderr.isatty():
             with _bar(label, unit) as update:
                 yield update
@@ -72,7 +77,7 @@ class Training:
             self.console.note(line)
 
     def step(self, step: int, max_steps: int, loss: float, rate: float) -> None:
-        self.update(step, max_steps)
+        self.update(step, max_steps, f", loss {loss:.3g}")
 
     def note(self, text: str) -> None:
         self.console.note(text)
@@ -97,14 +102,17 @@ def _bar(label: str, unit: str) -> Iterator[Progress]:
     )
     with Bar(*columns, console=Screen(stderr=True)) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, told="": bar.update(task, description=label + told, completed=done, total=total)
 
 
 def _lines(label: str, unit: str, note: Callable[[str], None]) -> Progress:
-    """An estimate after the first steps, then a line at every quarter of long work."""
+    """An estimate after the first steps, then a line at every quarter of long work.
+
+    Work that tells something of itself, as training does, makes its own estimate.
+    """
     began, state = time.perf_counter(), {"first": 0.0, "estimated": False, "quarter": 0}
 
-    def update(done: int, total: int) -> None:
+    def update(done: int, total: int, told: str = "") -> None:
         now = time.perf_counter()
         if not state["first"]:
             began_at = began if total == 1 else now  # the first call also warms up
@@ -113,12 +121,12 @@ def _lines(label: str, unit: str, note: Callable[[str], None]) -> Progress:
         left = (now - state["first"]) / max(1, done - state["at"]) * (total - done)
         if not state["estimated"] and (now - began > 1.0 or done - state["at"] >= 3):
             state["estimated"] = True
-            if left > _ESTIMATE_FROM:
+            if left > _ESTIMATE_FROM and not told:
                 note(f"{label}: {total} {unit}, about {duration(left)}.")
         if (quarter := 4 * done // max(1, total)) > state["quarter"] and now - began > _ESTIMATE_FROM:
             state["quarter"] = quarter
             rest = f", about {duration(left)} left" if done < total else f", {duration(now - began)}"
-            note(f"{label}: {done} of {total} {unit}{rest}.")
+            note(f"{label}: {done} of {total} {unit}{told}{rest}.")
 
     return update
 

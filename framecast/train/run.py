@@ -227,7 +227,9 @@ class Report:
 
 
 def _time(seconds: float) -> str:
-    """A long time in hours, a short one in minutes."""
+    """A long time in hours, a short one in minutes or seconds."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.2g} minutes"
 
 
