@@ -80,7 +80,11 @@ def parse(name: str, command: Command, words: Sequence[str]) -> argparse.Namespa
     for word in unknown:
         flag = word.partition("=")[0]
         if flag.startswith("-"):
-            guess = nearest(flag, [o for o in parser._option_string_actions if o.startswith("--")])
+            known = [o.removeprefix("--") for o in parser._option_string_actions if o.startswith("--")]
+            guess = nearest(flag.lstrip("-"), known).replace("mean ", "mean --")
+            if command.settings and not guess:
+                heads = ", ".join(f"--{head}.KEY" for head in command.settings)
+                guess = f" Further settings are written {heads}."
             raise UsageError(f"{flag} is not an option of framecast {name}.{guess} See framecast {name} --help.")
         raise UsageError(f"framecast {name} takes no further word {word!r}. See framecast {name} --help.")
     args.settings = settings
@@ -135,7 +139,7 @@ def apply_settings(record: T, settings: Settings, *, where: str = "") -> T:
             full = [f"{where}.{k}" if where else k for k in known]
             last = [k for k in full if k.rpartition(".")[2] == key.rpartition(".")[2]]
             guess = f" Did you mean {last[0]}?" if last else nearest(key, full)
-            raise UsageError(f"{key} is not a setting.{guess} All of them: framecast config defaults.")
+            raise UsageError(f"{key} is not a setting.{guess} All of them: framecast config defaults SYSTEM.")
         record = _typed(record, inner, text, where=where)
     return record
 

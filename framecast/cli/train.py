@@ -154,7 +154,11 @@ def _train(experiment: Experiment | None, args: argparse.Namespace, console: Con
         return 130
     if not first_process():
         return 0
-    console.say(f"{done.dir}: step {done.steps}" + (f", loss {done.loss:.4g}" if done.loss is not None else ""))
+    if done.loss is None:
+        more = f"framecast train {done.dir}/config.yaml --resume {done.dir} --max-steps {2 * done.steps}"
+        console.say(f"{done.dir}: all {done.steps} steps were done already; for more: {more}")
+    else:
+        console.say(f"{done.dir}: step {done.steps}, loss {done.loss:.4g}")
     console.say(f"next: framecast predict {done.dir} CLIP --samples 3")
     console.result(to_plain(done) | {"dir": str(done.dir), "checkpoint": str(done.checkpoint)})
     return 0

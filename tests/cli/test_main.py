@@ -91,6 +91,7 @@ def test_version_is_printed(cast):
             "--contxt is not an option of framecast predict. Did you mean --context?",
         ),
         (["predict", "m", "v", "--hori", "4"], "--hori is not an option of framecast predict. Did you mean --horizon?"),
+        (["train", "ramvid/tiny32", "--lr", "2"], "Further settings are written --data.KEY, --model.KEY, --stages.KEY"),
         (["predict", "m"], "required: VIDEO"),
         (["predict", "m", "v", "--samples", "0"], "'0' is not a whole number above 0"),
         (["predict", "m", "v", "--format", "mp5"], "'mp5' is not one of mp4, webp, gif, npz. Did you mean mp4?"),
