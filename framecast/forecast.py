@@ -31,7 +31,8 @@ def free_folder(folder: str | Path) -> Path:
     path = first
     while path.exists() and (not path.is_dir() or any(path.iterdir())):
         number += 1
-        path = first.with_name(f"{first.name}-{number}")
+        named = first if first.name else first / "out"  # the working folder has no name here
+        path = named.with_name(f"{named.name}-{number}")
     return path
 
 

@@ -92,6 +92,8 @@ def shortcuts(args: argparse.Namespace, stage: str) -> Settings:
 def _run(args: argparse.Namespace, console: Console) -> int:
     if args.what is None and args.resume is None:
         raise UsageError("nothing to train: name a preset or a file, or a run with --resume. Presets: " + _presets())
+    if args.resume is not None and (args.out or args.from_model or args.start_from):
+        raise UsageError("--resume goes on with a run as it was: leave out --out, --from and --start-from.")
     experiment = None
     if args.what is not None:
         experiment = experiment_of(args.what)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from framecast.data import array_file, image_file, video_file
 from framecast.data.files import BadClip
+from framecast.task import MOST_FRAMES
 from framecast.video import Clip
 
 __all__ = [
@@ -127,6 +128,11 @@ def frame_indices(file: ClipFile, *, fps: float | None, stride: int) -> np.ndarr
         if file.times is None:
             raise BadClip(
                 f"{file.path}: its frame rate is not known, so it cannot be resampled to {fps:g}; leave fps out."
+            )
+        if (seconds := file.times[-1]) * fps > MOST_FRAMES:
+            raise BadClip(
+                f"{file.path}: its {file.frames} frames span {seconds:.3g} s, too many frames at {fps:g} fps: its own "
+                "rate is probably wrong; leave fps out."
             )
         indices = nearest_frames(file.times, fps)
     return indices[::stride]

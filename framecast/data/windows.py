@@ -16,7 +16,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from framecast.data.clip_file import ClipFile, frame_indices, same_rate
+from framecast.data.clip_file import BadClip, ClipFile, frame_indices, same_rate
 from framecast.data.folder import Listed
 from framecast.draws import mix
 from framecast.experiment import DataConfig, VideoSpec, size_of
@@ -77,8 +77,9 @@ def plan(listed: Sequence[Listed], config: DataConfig, *, clip_frames: int, min_
     parts = [part for part in seen if isinstance(part, Part)]
     rejected = [refused for refused in seen if isinstance(refused, Rejected)]
     if not parts:
-        reasons = "; ".join(f"{r.path}: {r.reason.rstrip('.')}" for r in rejected[:3])
-        more = f"; and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+        shown = list({r.reason: r for r in reversed(rejected)}.values())[-3:][::-1]  # first file with each reason
+        reasons = "; ".join(f"{r.path}: {r.reason.rstrip('.')}" for r in shown)
+        more = f"; and {len(rejected) - len(shown)} more" if len(rejected) > len(shown) else ""
         raise ValueError(f"{config.dir} holds {count(len(listed), 'clip')} and none can be used: {reasons}{more}.")
     if config.fps is None and not config.allow_mixed_fps:
         _one_rate(parts)
@@ -153,7 +154,10 @@ def _admit(file: Listed, config: DataConfig, *, clip_frames: int, min_frames: in
     if file.channels != config.channels and not pictures:
         why = f"has {count(file.channels, 'channel')}, data.channels is {config.channels}."
         return Rejected(file.path, why, "channels")
-    frames = _sequence(file, config)
+    try:
+        frames = _sequence(file, config)
+    except BadClip as error:  # time stamps that cannot be true
+        return Rejected(file.path, reason(file.path, str(error)), "unreadable")
     need = (min_frames - 1) * config.stride + 1
     if len(frames) < need:
         at = f" at {config.fps:g} fps" if config.fps and file.fps else ""
@@ -221,8 +225,8 @@ def _divide(parts: list[Part], config: DataConfig, clip_frames: int) -> tuple[li
     if len(held) == len(parts):
         held.remove(max(held, key=lambda part: _place(part.listed.path)))
     if not held:
-        why = f"by data.validation={share:g} none of the {len(parts)} files is held out"
-        return parts, [], f"{why}: {_BORROWED}"
+        why = f"by data.validation={share:g} none of the {len(parts)} files is held out, but {_BORROWED}"
+        return parts, [], f"{why} Data.hold_out=ends holds out the end of every file instead."
     names = {part.listed.path for part in held}
     return [part for part in parts if part.listed.path not in names], held, ""
 
