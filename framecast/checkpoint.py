@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from framecast.assets import sha256
 from framecast.experiment import SampleOptions, VideoSpec, from_plain, nearest, to_plain
 from framecast.system import System
-from framecast.systems import entry, resolve
+from framecast.systems import entry, presets, resolve
 
 FORMAT_VERSION = 1
 CONFIG, CARD = "config.json", "README.md"
@@ -253,11 +253,16 @@ def find_model(source: Path | str) -> Path:
             return path
         if (path / "checkpoints").is_dir():
             return newest_checkpoint(path)
-        raise ValueError(f"{path} is neither a model folder (no {CONFIG}) nor a run folder (no checkpoints).")
+        inside = f" In it lie: {', '.join(found[:3])}." if (found := _models_beside(path / CONFIG)) else ""
+        raise ValueError(f"{path} is neither a model folder (no {CONFIG}) nor a run folder (no checkpoints).{inside}")
     if path.suffix in FOREIGN:
         raise ValueError(f"{path} is a checkpoint of another program; convert it: framecast models import {path}")
     if path.is_file():
         raise ValueError(f"{path} is a file; a model is a folder with {CONFIG}.")
+    if text in presets():
+        raise ValueError(
+            f"{text} is a preset, settings without weights: framecast train {text} --data DIR makes a model."
+        )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(source).parent.is_dir():
         return _download(text)
     raise ValueError(

@@ -239,6 +239,8 @@ def test_damaged_folder_is_refused_in_one_sentence(spoil, says, tmp_path):
         ("vortx", "no model 'vortx'.*Did you mean vortex?"),
         ("other.pt", "framecast models import other.pt"),
         ("empty", "neither a model folder"),
+        ("bundled", "neither a model folder.*In it lie: bundled/vortex"),
+        ("ramvid/tiny32", "is a preset, .*framecast train ramvid/tiny32 --data DIR"),
         ("some/model", "could not be fetched from the hub"),
         ("runs/gone", "no model 'runs/gone'"),
         ("runs/young", "holds no checkpoint yet"),

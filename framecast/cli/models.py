@@ -26,7 +26,7 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import list_models
 
     found = list_models(args.folders)
-    rows = [[m.name, m.system, _clip(m), _steps(m), ", ".join(entry(m.system).tasks)] for m in found]
+    rows = [[_spelt(m), m.system, _clip(m), _steps(m), ", ".join(entry(m.system).tasks)] for m in found]
     if found:
         console.say(table(["model", "system", "clip", "steps", "tasks"], rows))
     else:
@@ -42,6 +42,15 @@ LIST = Command(
     arguments=_list_arguments,
     run=_list,
 )
+
+
+def _spelt(info: ModelInfo) -> str:
+    """What to give as MODEL: the name of a bundled one, else the run or model folder."""
+    from framecast.checkpoint import BUNDLED
+
+    if info.dir.parent == BUNDLED:
+        return info.name
+    return str(info.dir.parents[1] if info.dir.parent.name == "checkpoints" else info.dir)
 
 
 def _clip(info: ModelInfo) -> str:
