@@ -216,16 +216,21 @@ def _report(forecast: Forecast, files: list[Path], request: _Request, console: C
     record, scores = forecast.record, forecast.scores()
     drawn = len(request.task) - sum(request.task.known)
     console.say(
-        f"{request.out}: {len(forecast)} × {drawn} frames in {duration(record['seconds'])} "
+        f"{request.out}: {len(forecast)} × {_many(drawn, 'frame')} in {duration(record['seconds'])} "
         f"({record['frames_per_second']:.3g} frames/s): {_names(files)}"
     )
     if scores:
         rows = [[who, scores[who]["crps"], scores[who]["crps_fair"], scores[who]["psnr"]] for who in _scored(scores)]
         console.say(
-            f"against the {len(scores['frames'])} true frames that follow (8-bit units, {len(forecast)} samples):"
+            f"against the truth at {_many(len(scores['frames']), 'drawn frame')} "
+            f"(8-bit units, {_many(len(forecast), 'sample')}):"
         )
         console.say(table(["", "CRPS", "fair CRPS", "PSNR dB"], rows))
     return {"files": [str(path) for path in files], "scores": scores, **record}
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("s" if number != 1 else "")
 
 
 def _names(files: list[Path]) -> str:
@@ -271,8 +276,8 @@ def _cost_lines(told: dict[str, Any]) -> list[str]:
     shown = ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")
     return [
         f"{told['clip']}: {told['task']}, {told['known']} of {told['frames']} frames known, samples: {told['samples']}",
-        f"{told['frames']} frames in {len(spans)} windows of {told['window_frames']} (drawing frames {shown})",
-        f"{told['network_calls']} network calls; output: {told['out']}",
+        f"{told['frames']} frames in {_many(len(spans), 'window')} of {told['window_frames']} (drawing frames {shown})",
+        f"{_many(told['network_calls'], 'network call')}; output: {told['out']}",
     ]
 
 
@@ -375,7 +380,10 @@ def _interpolate(args: argparse.Namespace, console: Console) -> int:
     clip = read_for(args.video, model, args, console, frames=args.frames, rate="stored")
     rate, trained = clip.fps, model.video.fps
     if rate and trained and abs(rate * args.factor / trained - 1) > 0.01:
-        console.note(f"note: the result has {rate * args.factor:g} fps, the model was trained at {trained:g} fps.")
+        console.note(
+            f"note: the result has {rate * args.factor:g} fps, the model was trained at {trained:g} fps; "
+            f"--fps {trained / args.factor:g} would give it its own."
+        )
     task = Task.interpolate(len(clip), args.factor)
     draw = partial(model.interpolate, clip, args.factor, samples=args.samples)
     return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw)], args, console)

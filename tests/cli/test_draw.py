@@ -142,7 +142,8 @@ def test_interpolate_raises_the_rate_and_keeps_the_duration(cast, model_folder, 
 
 
 def test_interpolate_notes_a_rate_the_model_never_saw(cast, model_folder, clip):
-    assert "20 fps, the model was trained at 10 fps" in cast("interpolate", model_folder, clip).err
+    told = cast("interpolate", model_folder, clip).err
+    assert "20 fps, the model was trained at 10 fps; --fps 5 would give it its own" in told
 
 
 def test_generate_draws_different_clips(cast, model_folder, tmp_path):
