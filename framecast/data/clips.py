@@ -108,9 +108,11 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
         """A sentence where a global batch holds more clips than there are, else None."""
         if self.windows >= batch:
             return None
+        times = batch // self.windows
+        often = f"every clip appears {times} times or more" if times > 1 else "some clips appear twice"
         return (
-            f"{count(self.windows, 'clip')} but global batch {batch}: every clip appears {batch // self.windows} times"
-            f" or more in a batch; lower stages.{stage}.batch, or data.spacing/stride to get more."
+            f"{count(self.windows, 'clip')} but global batch {batch}: {often} in a batch; "
+            f"lower stages.{stage}.batch, or data.spacing/stride to get more."
         )
 
     @property

@@ -225,8 +225,8 @@ def _divide(parts: list[Part], config: DataConfig, clip_frames: int) -> tuple[li
     if len(held) == len(parts):
         held.remove(max(held, key=lambda part: _place(part.listed.path)))
     if not held:
-        why = f"by data.validation={share:g} none of the {len(parts)} files is held out, but {_BORROWED}"
-        return parts, [], f"{why} Data.hold_out=ends holds out the end of every file instead."
+        why = f"by data.validation={share:g} none of the {len(parts)} files is held out"
+        return parts, [], f"{why}: {_BORROWED} Set data.hold_out=ends to hold out the end of every file."
     names = {part.listed.path for part in held}
     return [part for part in parts if part.listed.path not in names], held, ""
 

@@ -84,7 +84,7 @@ class Plan:
             f"clips: {self.clips} of {self.clip_frames} frames, {v.width}×{v.height}×{v.channels}{rate}, "
             f"from {self.files} files" + (f" ({len(self.rejected)} more skipped)" if self.rejected else ""),
             f"steps: {self.first_step} to {self.max_steps}, batch {self.batch} ({share}), "
-            f"{self.devices} × {self.device}, {self.precision}" + (", compiled" if self.compile else ""),
+            f"{self.devices} × {self.device}, precision {self.precision}" + (", compiled" if self.compile else ""),
             f"memory: {_short(self.memory)}B per device for weights, gradients, optimiser and averages; "
             "activations come on top",
             f"output: {self.dir or 'runs/…'}",

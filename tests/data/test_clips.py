@@ -357,6 +357,7 @@ def test_fewer_clips_than_the_batch_work_and_are_told(tmp_path):
         "12 clips but global batch 64: every clip appears 5 times or more in a batch; "
         "lower stages.diffusion.batch, or data.spacing/stride to get more."
     )
+    assert "12 clips but global batch 23: some clips appear twice in a batch" in source.few_clips(23, stage="diffusion")
     assert source.few_clips(12, stage="diffusion") is None
     assert source.batch(range(64))[0].shape == (64, 4, 1, 8, 8)
 
