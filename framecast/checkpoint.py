@@ -206,7 +206,7 @@ def model_card(config: Mapping[str, Any], system: System) -> str:
     lines = [
         f"# A {system.name} model",
         "",
-        f"Weights for [framecast](https://github.com/framecast/framecast), system `{system.name}`: {', '.join(verbs)}.",
+        f"Weights for framecast, system `{system.name}`: {', '.join(verbs)}.",
         f"Clips: {video.clip_frames} frames of {video.width}×{video.height} pixels, {video.channels} channel"
         f"{'s' if video.channels > 1 else ''}{rate}, values {video.value_range[0]:g} to {video.value_range[1]:g}.",
         "",

@@ -128,7 +128,7 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     system = build_system(experiment.system, to_plain(config), video, to_plain(experiment.sample))
     ((name, part),) = system.parts().items()
     fill(part, tensors, where=str(args.file))
-    step = re.findall(r"\d{3,}", args.file.stem)
+    step = re.findall(r"\d{3,}", args.file.stem)  # OFFICIAL: the file of step n holds n + 1 updates
     kind: Literal["ema", "raw"] = "ema" if args.file.stem.startswith("ema") else "raw"
     provenance = {
         "imported_from": args.file.name,
@@ -139,7 +139,7 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     out = save_model(
         args.out or free_name(Path("models") / args.file.stem),
         system,
-        parts={name: PartInfo(stage=stage, step=int(step[-1]) if step else 0, weights=kind)},
+        parts={name: PartInfo(stage=stage, step=int(step[-1]) + 1 if step else 0, weights=kind)},
         provenance=provenance,
     )
     again = load_system(out).parts()[name].state_dict()

@@ -244,7 +244,7 @@ def test_models_import_converts_and_verifies_a_checkpoint(cast, tmp_path, monkey
     again = framecast.load(ran.json["out"], device="cpu")
     for key, value in part.state_dict().items():
         assert torch.equal(again.nets[name].state_dict()[key], value)
-    assert cast("models", "info", ran.json["out"], "--json").json["parts"][name]["step"] == 120
+    assert cast("models", "info", ran.json["out"], "--json").json["parts"][name]["step"] == 121
 
 
 def test_models_import_refuses_another_network(cast, tmp_path):
