@@ -211,7 +211,7 @@ def _outlive(worker: int) -> None:
     """Let a reading process live on when all are told to stop: training wants more clips until its step is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not forever, lest it keeps a program from ending
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(600))
 
 
 def open_streams(
