@@ -78,9 +78,13 @@ def open_clip(
 
 
 def looks_like_clip(path: Path) -> bool:
-    """True for a name with the suffix of a clip, and for a folder that directly holds numbered images."""
+    """True for a name with the suffix of a clip, and for a folder that directly holds numbered images.
+
+    Not for a folder with as many videos as images: these are thumbnails.
+    """
     if path.is_dir():
-        return len(image_file.numbered_images(path)) > 1
+        videos = sum(inside.suffix.lower() in video_file.SUFFIXES for inside in path.iterdir())
+        return len(image_file.numbered_images(path)) > max(1, videos)
     return path.suffix.lower() in array_file.SUFFIXES | video_file.SUFFIXES | image_file.ANIMATED and path.is_file()
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from framecast.assets import cache_dir
 from framecast.data import folder
 from framecast.data.folder import index_folder
+from tests.data import numbered
 from tests.data.clip_folders import counting, write
 
 
@@ -58,6 +59,21 @@ def test_folder_of_numbered_frames_is_one_clip(clips):
         Image.fromarray(np.full((8, 9, 3), i, np.uint8)).save(clips / "walk" / f"frame_{i:03d}.png")
     walk = next(file for file in index_folder(clips) if file.path == "walk")
     assert (walk.problem, walk.frames, walk.height, walk.width) == (None, 5, 8, 9)
+
+
+def test_thumbnails_beside_videos_are_no_clip(tmp_path):
+    for i in range(3):
+        numbered.write(tmp_path / f"{i}.mp4", count=5)
+        Image.fromarray(np.full((8, 9, 3), i, np.uint8)).save(tmp_path / f"{i}.jpg")
+    assert [file.path for file in index_folder(tmp_path)] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+def test_frames_beside_one_video_stay_a_clip(clips):
+    (clips / "walk").mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((8, 9, 3), i, np.uint8)).save(clips / "walk" / f"{i}.png")
+    numbered.write(clips / "walk" / "all.mp4", count=5)
+    assert next(file for file in index_folder(clips) if file.path == "walk").frames == 5
 
 
 def test_unreadable_files_get_a_problem_and_stop_nobody(clips):
