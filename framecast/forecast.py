@@ -36,7 +36,7 @@ def free_folder(folder: str | Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecast:
     """Drawn videos in the units of the clip they answer, and how they came about."""
 
@@ -46,6 +46,10 @@ class Forecast:
     value_range: tuple[float, float]
     record: dict[str, Any]  # model, task, sampling options, seed, seconds, versions
     truth: Tensor | None = None  # what the source holds at the first frames of the video, where it goes on
+
+    def __repr__(self) -> str:
+        samples, frames, channels, height, width = self.video.shape
+        return f"Forecast({samples} × {frames} frames of {channels}×{height}×{width}, {sum(self.known)} of them given)"
 
     def __len__(self) -> int:
         return len(self.video)

@@ -18,7 +18,7 @@ Known: TypeAlias = Bool[Tensor, "t"]  # True = given
 __all__ = ["Clip", "Known", "Video", "VideoSpec", "from_video", "to_video"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clip:
     """Frames as they are in a file.
 
@@ -29,6 +29,10 @@ class Clip:
     frames: Tensor
     fps: float | None = None  # frames per second; None where the source has no time
     value_range: tuple[float, float] | None = None  # None for uint8: (0, 255)
+
+    def __repr__(self) -> str:
+        size, rate = "×".join(map(str, self.frames.shape[1:])), f" at {self.fps:g} fps" if self.fps else ""
+        return f"Clip({len(self.frames)} frames of {size}{rate}, values {self.value_range})"
 
     def __post_init__(self) -> None:
         shape = tuple(self.frames.shape)

@@ -11,6 +11,7 @@ from torch import nn
 
 from framecast.draws import draws
 from framecast.experiment import SampleOptions, VideoSpec
+from framecast.forecast import Forecast
 from framecast.generate import Model, complete, free_folder, network_calls, plan, stream
 from framecast.system import System
 from framecast.task import Task, UnsupportedTask, Window, sliding_windows
@@ -196,6 +197,13 @@ def test_predict_answers_in_the_clip_s_own_bytes():
     assert torch.equal(result.video[:, :4], clip.frames[:4].expand(2, -1, -1, -1, -1))
     assert torch.equal(result.truth, clip.frames)
     assert result.fps == 10.0
+
+
+def test_clip_and_forecast_show_what_they_hold_instead_of_their_values():
+    clip = Clip(torch.zeros(6, 1, 2, 3, dtype=torch.uint8), fps=12.5)
+    assert repr(clip) == "Clip(6 frames of 1×2×3 at 12.5 fps, values (0.0, 255.0))"
+    made = Forecast(clip.frames[None].expand(2, -1, -1, -1, -1), (True, True) + 4 * (False,), 12.5, (0.0, 255.0), {})
+    assert repr(made) == "Forecast(2 × 6 frames of 1×2×3, 2 of them given)"
 
 
 def test_predict_answers_in_the_units_of_a_float_clip():
