@@ -256,7 +256,9 @@ def find_model(source: Path | str) -> Path:
         inside = f" In it lie: {', '.join(found[:3])}." if (found := _models_beside(path / CONFIG)) else ""
         raise ValueError(f"{path} is neither a model folder (no {CONFIG}) nor a run folder (no checkpoints).{inside}")
     if path.suffix in FOREIGN:
-        raise ValueError(f"{path} is a checkpoint of another program; convert it: framecast models import {path}")
+        raise ValueError(
+            f"{path} is a checkpoint of another program; convert it: framecast models import {path} --preset NAME"
+        )
     if path.is_file():
         raise ValueError(f"{path} is a file; a model is a folder with {CONFIG}.")
     if text in presets():
