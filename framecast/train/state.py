@@ -50,7 +50,7 @@ class TrainState:
             self._start(job, fabric)
         self.average = Average(job.trained, job.settings.ema)
         if job.checkpoint is not None:
-            self._load(job, job.checkpoint)
+            self._load(job.checkpoint)
 
     def _start(self, job: Job, fabric: Fabric) -> None:
         """Let the stage look at the first batch, the same one on every process."""
@@ -122,7 +122,7 @@ class TrainState:
             if folder.is_dir() and not os.listdir(folder):  # else somebody keeps something in it
                 folder.rmdir()
 
-    def _load(self, job: Job, checkpoint: Path) -> None:
+    def _load(self, checkpoint: Path) -> None:
         """Go back to a checkpoint of the same stage.
 
         Raises:
