@@ -230,6 +230,8 @@ def _track(container: Any, path: Path, stream: int | None) -> Any:
     """The chosen video of a container; covers of music files and preview pictures do not count."""
     aside = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     videos = [s for s in container.streams.video if not s.disposition & aside]
+    if not videos and _is_cut_mp4(path):
+        raise BadClip(f"{path}: not a readable video (it is cut short within its list of frames).")
     if not videos:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise BadClip(f"{path}: there is no video in it, only {' and '.join(kinds)}.")
