@@ -126,7 +126,7 @@ def open_array(
                 _header(file)
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = mapped.shape, mapped.dtype
-    except BadClip:
+    except (BadClip, PermissionError):
         raise
     except Exception as error:  # a spoiled header or archive fails in the words of any module it passes through
         raise BadClip(f"{path}: not a readable array ({_first_line(error)}).") from None
