@@ -281,10 +281,11 @@ def counters(checkpoint: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         missing = [key for key in ("step", "stage", "seconds", "updates", "means", "written") if key not in found]
+        wrong = f"{missing[0]} is missing" if missing else ""
     except (ValueError, TypeError):
-        missing = ["everything"]
-    if missing:
-        raise ValueError(f"{path} is damaged ({missing[0]} is missing): copy the checkpoint again, or remove it.")
+        wrong = "it is not JSON"
+    if wrong:
+        raise ValueError(f"{path} is damaged ({wrong}): copy the checkpoint again, or remove it.")
     return found
 
 
