@@ -82,7 +82,8 @@ def strip(
 
     Args:
         rows: for example context, truth, sample 0, sample 1.
-        frames: indices of the frames to show; None: `columns` of them, evenly spread from the first to the last.
+        frames: indices of the frames to show; None: `columns` of them, spread from the first to the last, the last
+            given frame and the first made one among them.
         columns: most frames shown when `frames` is None.
         plain: leave the coloured edges out.
 
@@ -92,7 +93,7 @@ def strip(
     _check(rows)
     total = max(len(row.clip) for row in rows)
     if frames is None:
-        frames = sorted({round(i) for i in np.linspace(0, total - 1, min(columns, total))})
+        frames = _columns(rows, total, min(columns, total))
     cells = [_cells(row, plain=plain) for row in rows]
     height, width = cells[0].shape[-2:]
     left = max(_text(row.label).shape[1] for row in rows) + 2 * _GAP
@@ -108,6 +109,18 @@ def strip(
     for line, row in enumerate(rows):
         _write(sheet, row.label, y=top + line * (height + _GAP) + height // 2 - _FONT // 2, x=_GAP)
     return sheet
+
+
+def _columns(rows: Sequence[Row], total: int, columns: int) -> list[int]:
+    """Evenly spread frames, and the place where frames cease to be given."""
+    known = next((list(row.known) for row in rows if row.known is not None and any(row.known)), [])
+    border = [i for i in range(len(known) - 1) if known[i] and not known[i + 1]][:1]
+    wanted = {*border, *(i + 1 for i in border)} if columns > 3 else set()
+    for spread in range(columns, 1, -1):
+        chosen = wanted | {round(i) for i in np.linspace(0, total - 1, spread)}
+        if len(chosen) <= columns:
+            return sorted(chosen)
+    return [0]
 
 
 def grid(rows: Sequence[Row], *, columns: int = 5, plain: bool = False) -> Clip:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from framecast.data.clip_file import read_clip
 from framecast.data.image_file import write_image
-from framecast.data.media import Row, framed, grid, save_view, strip, viewable
+from framecast.data.media import Row, _columns, framed, grid, save_view, strip, viewable
 from framecast.video import Clip
 
 GREEN, RED, PAPER = (30, 160, 60), (210, 45, 45), (255, 255, 255)
@@ -60,6 +60,13 @@ def test_given_frames_have_a_green_edge_and_made_ones_a_red_one():
     assert share(framed(clip(3), [True, False, False], plain=True).frames[1], (90, 90, 90)) == 1
     with pytest.raises(ValueError, match="2 frames are said to be given or made, the clip has 3"):
         framed(clip(3), [True, False])
+
+
+def test_a_strip_of_many_frames_shows_where_they_cease_to_be_given():
+    known = [True] * 6 + [False] * 94
+    rows = [Row("sample", Clip(torch.zeros(100, 1, 4, 4, dtype=torch.uint8)), known)]
+    assert _columns(rows, 100, 12) == [0, 5, 6, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert _columns([Row("truth", rows[0].clip)], 100, 3) == [0, 50, 99]
 
 
 def rows():
