@@ -169,3 +169,8 @@ def test_main_leaves_no_open_flag_undocumented():
         command: Command = resolve(f"framecast.cli.{target}")
         assert command.about.endswith("."), name
     assert main(["--version"]) == 0
+
+
+def test_help_of_a_command_can_be_asked_for_in_words(cast):
+    assert cast("help", "predict").out == cast("predict", "--help").out
+    assert cast("help").out == cast("--help").out
