@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framecast.data.files import BadClip, new_file
+from framecast.data.files import BadClip, UnknownRange, new_file
 
 SUFFIXES = frozenset({".npy", ".npz"})
 _LAYOUT = "frames are expected as (T, C, H, W), (T, H, W) or (T, H, W, 3); transpose the array if they lie otherwise"
@@ -252,7 +252,7 @@ def _range(path: Path, dtype: np.dtype, declared: tuple[float, float] | None) ->
     if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
         raise BadClip(f"{path}: holds {dtype} values, which are not numbers of a picture.")
     if declared is None:
-        raise BadClip(
+        raise UnknownRange(
             f"{path}: holds {dtype} values of unknown range: pass it, for example value_range=(0, 1) "
             "(--value-range 0,1; in training --data.value_range 0,1), or store uint8."
         )

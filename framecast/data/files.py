@@ -29,6 +29,10 @@ class BadClip(ValueError):
     """A file that cannot be used as a clip; the message is one sentence: the file, what is wrong, what to do."""
 
 
+class UnknownRange(BadClip):
+    """Numbers that are not bytes, of a range nobody told."""
+
+
 @contextmanager
 def new_folder(path: Path | str) -> Iterator[Path]:
     """A folder to fill; if the block ends with an error, what lies in it and the folders made for it are gone again.

@@ -16,6 +16,7 @@ import torch
 
 from framecast.data import fitted
 from framecast.data.clip_file import BadClip, ClipFile, frame_indices, nearest_frames, open_clip, same_rate
+from framecast.data.files import UnknownRange
 from framecast.experiment import VideoSpec
 from framecast.video import Clip, to_video
 
@@ -74,14 +75,21 @@ def read_fitted(
         colour: as for `fit`.
         start: first frame, counted at the model's rate.
         frames: how many; None: all that follow.
-        value_range: of arrays that are not uint8.
+        value_range: of arrays that are not uint8; None: what the file says, else that of a model of a field.
         stream: which video of a file that holds several.
 
     Raises:
         BadClip: unreadable, or too short for what is asked.
         ValueError: the channels differ from the model's.
     """
-    file = open_clip(path, value_range=value_range, stream=stream)
+    notes = []
+    try:
+        file = open_clip(path, value_range=value_range, stream=stream)
+    except UnknownRange:
+        if spec.value_range == (0.0, 255.0):  # a model of pictures: no unit to go by
+            raise
+        file = open_clip(path, value_range=spec.value_range)
+        notes.append(f"values taken to be in the model's units, {spec.value_range[0]:g} to {spec.value_range[1]:g}.")
     try:
         channels = _wanted_channels(file.channels, spec, colour)
     except ValueError as error:
@@ -93,7 +101,7 @@ def read_fitted(
         rate = f" at {spec.fps:g} frames per second" if resampled else ""
         asked = f"frame {start} on" if frames is None else f"frames {start} to {end - 1}"
         raise BadClip(f"{path}: {asked} asked for, the clip has {len(indices)} frames{rate}.")
-    notes = [_rate_note(file.fps, spec, len(indices), file.frames)] if resampled else []
+    notes += [_rate_note(file.fps, spec, len(indices), file.frames)] if resampled else []
     clip = _read_in_parts(file, indices[start:end].tolist(), channels, spec)
     clip = replace(clip, fps=spec.fps if resampled else file.fps)
     value_range, range_notes = _units(clip, spec)

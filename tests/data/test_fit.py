@@ -117,3 +117,13 @@ def test_clips_too_short_are_refused_in_the_model_s_frames(tmp_path):
     path = numbered.write(tmp_path / "a.mp4", count=50)
     with pytest.raises(BadClip, match=r"frames 15 to 24 asked for, the clip has 20 frames at 10 frames per second\."):
         read_fitted(path, spec(fps=10.0), start=15, frames=10)
+
+
+def test_bare_numbers_take_the_units_of_a_model_of_a_field(tmp_path):
+    values = np.linspace(-2.5, 2.5, 8 * 24 * 24, dtype=np.float32).reshape(8, 1, 24, 24)
+    np.save(tmp_path / "field.npy", values)
+    clip, notes = read_fitted(tmp_path / "field.npy", spec(channels=1, value_range=(-3.0, 3.0)))
+    assert np.array_equal(clip.frames.numpy(), values) and clip.value_range == (-3.0, 3.0)
+    assert notes == ["values taken to be in the model's units, -3 to 3."]
+    with pytest.raises(BadClip, match="of unknown range"):
+        read_fitted(tmp_path / "field.npy", spec(channels=1))
