@@ -43,8 +43,8 @@ def _check(args: argparse.Namespace, console: Console) -> int:
 
 CHECK = Command(
     about="List what lies in a folder of clips: rates and sizes, how many training clips a setting gives, and files "
-    "that are broken, too short, without motion or there twice. Too short is below --clip-frames; systems pad clips that "
-    "are not much shorter. Exit code 3 if the settings leave no clip or a file cannot be read.",
+    "that are broken, too short, without motion or there twice. Too short is below --clip-frames; systems pad clips "
+    "that are not much shorter. Exit code 3 if the settings leave no clip or a file cannot be read.",
     example="framecast data check my_clips/ --size 64 --clip-frames 16",
     arguments=_arguments_cutting,
     run=_check,
