@@ -4,10 +4,20 @@
 import numpy as np
 import pytest
 
-from framecast.data.simulate.lattice_boltzmann import MIRROR, OPPOSITE, VELOCITIES, Lattice, vorticity, wake
+from framecast.data.simulate import lattice_boltzmann
+from framecast.data.simulate.d2q9 import MIRROR, OPPOSITE, VELOCITIES
+from framecast.data.simulate.lattice_boltzmann import Lattice, chosen, vorticity, wake
 
 C = np.array(VELOCITIES)
 WEIGHTS = np.array([4 / 9] + [1 / 9] * 4 + [1 / 36] * 4)
+
+
+@pytest.fixture(params=["numpy", "numba"])
+def backend(request):
+    """Both ways to compute; what is true of flows is true of both."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    return request.param
 
 
 def waves(n, dtype=np.float64):
@@ -17,10 +27,10 @@ def waves(n, dtype=np.float64):
     return np.stack([np.cos(k * x) * np.sin(k * y), -np.sin(k * x) * np.cos(k * y)])[None].astype(dtype)
 
 
-def test_periodic_box_conserves_mass_and_momentum():
+def test_periodic_box_conserves_mass_and_momentum(backend):
     rng = np.random.default_rng(1)
     density, velocity = 1 + 0.02 * rng.standard_normal((2, 12, 10)), 0.03 * rng.standard_normal((2, 2, 12, 10))
-    lattice = Lattice(velocity, density=density, shear_viscosity=[0.02, 0.1], bulk_viscosity=0.05)
+    lattice = Lattice(velocity, density=density, shear_viscosity=[0.02, 0.1], bulk_viscosity=0.05, backend=backend)
     momentum = (density[:, None] * velocity).sum((2, 3))
     lattice.run(300)
     assert np.allclose(lattice.density.sum((1, 2)), density.sum((1, 2)), rtol=1e-12)
@@ -28,9 +38,9 @@ def test_periodic_box_conserves_mass_and_momentum():
 
 
 @pytest.mark.parametrize("viscosity", [0.01, 0.08])
-def test_vortices_decay_at_the_shear_viscosity(viscosity):
+def test_vortices_decay_at_the_shear_viscosity(viscosity, backend):
     n, ticks = 32, 400
-    lattice = Lattice(1e-3 * waves(n), shear_viscosity=viscosity, bulk_viscosity=0.3)
+    lattice = Lattice(1e-3 * waves(n), shear_viscosity=viscosity, bulk_viscosity=0.3, backend=backend)
     lattice.run(200)  # the stress, absent at the start, builds up
     before = np.abs(lattice.velocity).max()
     lattice.run(ticks)
@@ -38,11 +48,11 @@ def test_vortices_decay_at_the_shear_viscosity(viscosity):
     assert decay == pytest.approx(viscosity, rel=0.01)
 
 
-def test_decay_does_not_depend_on_a_uniform_stream():
+def test_decay_does_not_depend_on_a_uniform_stream(backend):
     n, ticks = 32, 320
     still, carried = 0.01 * waves(n), 0.01 * waves(n)
     carried[:, 0] += 0.1  # 320 ticks at 0.1 are one turn of the box
-    both = Lattice(np.concatenate([still, carried]), shear_viscosity=0.02, bulk_viscosity=0.02)
+    both = Lattice(np.concatenate([still, carried]), shear_viscosity=0.02, bulk_viscosity=0.02, backend=backend)
     both.run(ticks)
     at_rest, moving = both.velocity
     moving[0] -= moving[0].mean()
@@ -50,10 +60,12 @@ def test_decay_does_not_depend_on_a_uniform_stream():
 
 
 @pytest.mark.parametrize(("shear", "bulk"), [(0.02, 0.02), (0.02, 0.2), (0.1, 0.02)])
-def test_sound_is_damped_by_the_sum_of_both_viscosities(shear, bulk):
+def test_sound_is_damped_by_the_sum_of_both_viscosities(shear, bulk, backend):
     n, ticks = 64, 1108  # ten periods of n sqrt(3)
     density = 1 + 1e-4 * np.cos(2 * np.pi * np.arange(n) / n)[None, None] * np.ones((1, 3, 1))
-    lattice = Lattice(np.zeros((1, 2, 3, n)), density=density, shear_viscosity=shear, bulk_viscosity=bulk)
+    lattice = Lattice(
+        np.zeros((1, 2, 3, n)), density=density, shear_viscosity=shear, bulk_viscosity=bulk, backend=backend
+    )
     heights = []
     for _ in range(ticks):
         lattice.run(1)
@@ -64,16 +76,18 @@ def test_sound_is_damped_by_the_sum_of_both_viscosities(shear, bulk):
     assert rate == pytest.approx((shear + bulk) / 2 * (2 * np.pi / n) ** 2, rel=0.02)
 
 
-def test_sound_travels_at_the_lattice_speed():
-    n = 96
+def test_sound_travels_at_the_lattice_speed(backend):
+    n = 72  # one width of row for all lattices here: the compiled solver is compiled once
     density = 1 + 1e-4 * np.cos(2 * np.pi * np.arange(n) / n)[None, None] * np.ones((1, 3, 1))
-    lattice = Lattice(np.zeros((1, 2, 3, n)), density=density, shear_viscosity=0.005, bulk_viscosity=0.005)
+    lattice = Lattice(
+        np.zeros((1, 2, 3, n)), density=density, shear_viscosity=0.005, bulk_viscosity=0.005, backend=backend
+    )
     ticks = round(n * np.sqrt(3))
     lattice.run(ticks)  # one period brings the crest back
     assert np.fft.rfft(lattice.density[0, 0] - 1)[1].real > 0.95 * n / 2 * 1e-4
 
 
-def poiseuille_error(height):
+def poiseuille_error(height, backend):
     """Greatest error of the steady profile between walls, as a share of its top, with diffusive scaling."""
     nu, top = 0.1, 0.4 / height
     force = 8 * nu * top / height**2
@@ -83,6 +97,7 @@ def poiseuille_error(height):
         bulk_viscosity=nu,
         floors="wall",
         force=(force, 0.0),
+        backend=backend,
     )
     lattice.run(int(20 * height**2 / nu / np.pi**2))
     y = np.arange(height) + 0.5
@@ -91,15 +106,15 @@ def poiseuille_error(height):
     return np.abs(lattice.velocity[0, 0] - exact[:, None]).max() / top
 
 
-def test_flow_between_walls_is_a_parabola_and_converges():
-    coarse, fine = poiseuille_error(8), poiseuille_error(16)
+def test_flow_between_walls_is_a_parabola_and_converges(backend):
+    coarse, fine = poiseuille_error(8, backend), poiseuille_error(16, backend)
     assert coarse < 0.02
     assert fine < coarse / 3.5  # second order
 
 
-def test_obstacle_wall_equals_floor_wall():
+def test_obstacle_wall_equals_floor_wall(backend):
     velocity = np.zeros((1, 2, 10, 5))
-    settings = {"shear_viscosity": 0.05, "bulk_viscosity": 0.05, "force": (1e-4, 0.0)}
+    settings = {"shear_viscosity": 0.05, "bulk_viscosity": 0.05, "force": (1e-4, 0.0), "backend": backend}
     floor = Lattice(velocity[:, :, 1:-1], floors="wall", **settings)
     solid = np.zeros((1, 10, 5), bool)
     solid[:, [0, -1]] = True
@@ -109,11 +124,11 @@ def test_obstacle_wall_equals_floor_wall():
     assert np.allclose(floor.velocity, slab.velocity[:, :, 1:-1], atol=1e-15)
 
 
-def test_slip_floor_is_a_mirror():
+def test_slip_floor_is_a_mirror(backend):
     rng = np.random.default_rng(2)
     half = 0.02 * rng.standard_normal((1, 2, 6, 8))
     flipped = half[:, :, ::-1] * np.array([1, -1])[:, None, None]
-    settings = {"shear_viscosity": 0.03, "bulk_viscosity": 0.1}
+    settings = {"shear_viscosity": 0.03, "bulk_viscosity": 0.1, "backend": backend}
     slip, whole = (
         Lattice(half, floors="slip", **settings),
         Lattice(np.concatenate([half, flipped], axis=2), **settings),
@@ -155,8 +170,8 @@ def plain_wake(velocity, solid, *, nu, bulk, inflow, ticks):
     return np.where(solid, 0, np.einsum("ia,iyx->ayx", C, f) / f.sum(0))
 
 
-def test_fused_moments_equal_plain_populations():
-    lattice = wake(32, diameter=6, inflow=0.1, reynolds=60.0, offset=1.3, bulk_viscosity=0.02)
+def test_fused_moments_equal_plain_populations(backend):
+    lattice = wake(32, diameter=6, inflow=0.1, reynolds=60.0, offset=1.3, bulk_viscosity=0.02, backend=backend)
     expected = plain_wake(
         lattice.velocity[0].astype(np.float64), lattice.solid[0], nu=0.01, bulk=0.02, inflow=0.1, ticks=63
     )
@@ -164,16 +179,16 @@ def test_fused_moments_equal_plain_populations():
     assert np.abs(lattice.velocity[0] - expected).max() < 1e-6
 
 
-def test_symmetric_start_stays_symmetric():
-    lattice = wake(32, diameter=6, inflow=0.1, reynolds=60.0, bump=0.0)
+def test_symmetric_start_stays_symmetric(backend):
+    lattice = wake(32, diameter=6, inflow=0.1, reynolds=60.0, bump=0.0, backend=backend)
     lattice.run(400)
     across = lattice.velocity[0, 1]
     assert np.abs(across).max() > 0.02
     assert np.abs(across + across[::-1]).max() < 1e-4
 
 
-def test_wake_sheds_at_the_known_period():
-    lattice = wake(64, diameter=8, inflow=0.1, reynolds=100.0)
+def test_wake_sheds_at_the_known_period(backend):
+    lattice = wake(64, diameter=8, inflow=0.1, reynolds=100.0, backend=backend)
     lattice.run(6000)
     probe = []
     for _ in range(40):
@@ -187,26 +202,26 @@ def test_wake_sheds_at_the_known_period():
     assert np.ptp(np.diff(rising)) <= 2
 
 
-def test_flow_below_the_critical_reynolds_number_is_steady():
-    lattice = wake(48, diameter=6, inflow=0.1, reynolds=20.0)
+def test_flow_below_the_critical_reynolds_number_is_steady(backend):
+    lattice = wake(48, diameter=6, inflow=0.1, reynolds=20.0, backend=backend)
     lattice.run(6000)
     before = lattice.velocity
     lattice.run(100)
     assert np.abs(lattice.velocity - before).max() < 1e-3 * 0.1
 
 
-def test_bits_do_not_depend_on_the_batch():
+def test_bits_do_not_depend_on_the_batch(backend):
     reynolds, offset = [80.0, 120.0, 190.0], [-3.0, 0.4, 2.0]
-    together = wake(32, diameter=6, inflow=0.08, reynolds=reynolds, offset=offset)
-    alone = wake(32, diameter=6, inflow=0.08, reynolds=reynolds[1], offset=offset[1])
+    together = wake(32, diameter=6, inflow=0.08, reynolds=reynolds, offset=offset, backend=backend)
+    alone = wake(32, diameter=6, inflow=0.08, reynolds=reynolds[1], offset=offset[1], backend=backend)
     together.run(200)
     alone.run(200)
     assert np.array_equal(together.velocity[1], alone.velocity[0])
     assert np.array_equal(together.density[1], alone.density[0])
 
 
-def test_probe_records_every_tick():
-    watched, stepped = (wake(16, diameter=3, inflow=0.1, reynolds=[20.0, 30.0]) for _ in range(2))
+def test_probe_records_every_tick(backend):
+    watched, stepped = (wake(16, diameter=3, inflow=0.1, reynolds=[20.0, 30.0], backend=backend) for _ in range(2))
     seen = watched.run(5, probe=(8, 12))
     stepped.run(5)
     assert seen.shape == (5, 2, 2)
@@ -214,8 +229,8 @@ def test_probe_records_every_tick():
     assert np.allclose(seen[-1], now[:, :, 8, 12], atol=1e-7)
 
 
-def test_obstacle_is_at_rest_with_density_one():
-    lattice = wake(32, diameter=6, inflow=0.1, reynolds=100.0)
+def test_obstacle_is_at_rest_with_density_one(backend):
+    lattice = wake(32, diameter=6, inflow=0.1, reynolds=100.0, backend=backend)
     lattice.run(50)
     assert (lattice.velocity[0][:, lattice.solid[0]] == 0).all()
     assert (lattice.density[lattice.solid] == 1).all()
@@ -226,10 +241,73 @@ def test_vorticity_of_solid_rotation_is_twice_its_rate():
     assert np.allclose(vorticity(0.3 * np.stack([-y, x])[None]), 0.6)
 
 
-def test_unstable_flow_is_reported():
-    lattice = wake(32, diameter=6, inflow=0.4, reynolds=1e5)
+def test_unstable_flow_is_reported(backend):
+    lattice = wake(32, diameter=6, inflow=0.4, reynolds=1e5, backend=backend)
     with pytest.raises(ValueError, match="flow 0 of 1 became unstable"):
         lattice.run(3000)
+
+
+@pytest.mark.parametrize("force", [(0.0, 0.0), (2e-5, -1e-5)])
+@pytest.mark.parametrize("floors", ["periodic", "slip", "wall"])
+@pytest.mark.parametrize("sides", ["periodic", "open"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_backends_give_the_same_bits(sides, floors, force, dtype):
+    pytest.importorskip("numba")
+    rng = np.random.default_rng([len(sides), len(floors)])
+    solid = rng.random((3, 13, 18)) < 0.1  # some on the edges, too, but for open ones, which are set
+    solid[:, 4, 5] = False
+    if sides == "open":
+        solid[..., [0, 1, -2, -1]] = False
+    velocity = np.where(solid[:, None], 0, 0.03 * rng.standard_normal((3, 2, 13, 18))).astype(dtype)
+    plain, compiled = (
+        Lattice(
+            velocity,
+            density=(1 + 0.02 * rng_density.standard_normal((3, 13, 18))).astype(dtype),
+            shear_viscosity=[0.05, 0.1, 0.2],
+            bulk_viscosity=[0.1, 0.05, 0.08],
+            sides=sides,
+            floors=floors,
+            solid=solid,
+            inflow=0.05,
+            force=force,
+            backend=backend,
+        )
+        for backend, rng_density in (("numpy", np.random.default_rng(3)), ("numba", np.random.default_rng(3)))
+    )
+    for ticks in (1, 2, 60):
+        assert np.array_equal(plain.run(ticks, probe=(4, 5)), compiled.run(ticks, probe=(4, 5)))
+        assert np.array_equal(plain.velocity, compiled.velocity)
+        assert np.array_equal(plain.density, compiled.density)
+
+
+def test_backends_agree_on_a_shedding_wake():
+    pytest.importorskip("numba")
+    plain, compiled = (
+        wake(48, diameter=6, inflow=0.1, reynolds=[120.0, 200.0], offset=[2.3, -1.0], backend=backend)
+        for backend in ("numpy", "numba")
+    )
+    assert np.array_equal(plain.run(3000, probe=(23, 30)), compiled.run(3000, probe=(23, 30)))
+    assert np.array_equal(vorticity(plain.velocity), vorticity(compiled.velocity))
+
+
+def test_wide_rows_are_computed_too():
+    pytest.importorskip("numba")
+    velocity = (0.02 * np.random.default_rng(5).standard_normal((1, 2, 3, 300))).astype(np.float32)
+    plain, compiled = (
+        Lattice(velocity, shear_viscosity=0.05, bulk_viscosity=0.05, backend=backend) for backend in ("numpy", "numba")
+    )
+    plain.run(9)
+    compiled.run(9)
+    assert np.array_equal(plain.velocity, compiled.velocity)
+
+
+def test_compiled_solver_without_numba_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(lattice_boltzmann, "find_spec", lambda name: None)
+    assert chosen("auto") == chosen("numpy") == "numpy"
+    with pytest.raises(ValueError, match=r"needs numba.+framecast\[fast\]"):
+        wake(16, diameter=3, inflow=0.1, reynolds=50.0, backend="numba")
+    with pytest.raises(ValueError, match="no simulator backend 'cuda'"):
+        chosen("cuda")
 
 
 def test_zero_viscosity_is_refused():

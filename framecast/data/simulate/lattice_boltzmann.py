@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two-dimensional flow by the lattice-Boltzmann method (D2Q9), a batch of flows at a time, in numpy.
+"""Two-dimensional flow by the lattice-Boltzmann method (D2Q9), a batch of flows at a time.
 
-The collision is regularised with separate rates for shear and bulk, so that a site's six moments (density, momentum,
-stress) are the whole state: populations exist only while they travel. Every operation is a single correctly rounded
-sum, product or quotient of float32 (or float64) numbers, so a flow's bits depend neither on the flows computed beside
-it nor on the width of the machine's vectors.
+The collision is regularised with separate rates for shear and bulk. Who computes is a choice, and no matter of the
+result: `vectorised.py` (numpy) and `compiled.py` (numba) give the same bits, which is tested.
 
 Methods: Latt and Chopard (2006), regularisation; Guo, Zheng and Shi (2002), body force. Units are the lattice's own:
 sites and ticks, density 1, speed of sound 1/sqrt(3).
@@ -12,17 +10,16 @@ sites and ticks, density 1, speed of sound 1/sqrt(3).
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# (c_x, c_y) in the order rest, E, W, N, S, NE, SW, NW, SE; y grows with the row number
-VELOCITIES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (-1, 1), (1, -1))
-OPPOSITE = (0, 2, 1, 4, 3, 6, 5, 8, 7)
-MIRROR = (0, 1, 2, 4, 3, 8, 7, 6, 5)  # c_y changes sign
+from framecast.data.simulate.d2q9 import Array, Floors, Flows, Sides, Solver
+from framecast.data.simulate.vectorised import Vectorised
 
-Array = NDArray[np.floating]
+Backend = Literal["auto", "numpy", "numba"]
 
 
 class Lattice:
@@ -45,9 +42,11 @@ class Lattice:
         solid: (flows, height, width), True inside obstacles, on whose faces populations bounce back half way.
         inflow: speed of the open side.
         force: body force per site, (x, y).
+        backend: "numpy"; "numba", which is several times faster once it has been compiled; "auto": numba where it is
+            installed. All give the same bits.
 
     Raises:
-        ValueError: a viscosity that is not above 0, or arrays whose shapes disagree.
+        ValueError: a viscosity that is not above 0, arrays whose shapes disagree, or "numba" where there is none.
 
     Source: Latt and Chopard (2006), arXiv:physics/0506157; Guo, Zheng and Shi, Phys. Rev. E 65, 046308 (2002).
 
@@ -66,11 +65,12 @@ class Lattice:
         shear_viscosity: ArrayLike,
         bulk_viscosity: ArrayLike,
         density: Array | None = None,
-        sides: Literal["periodic", "open"] = "periodic",
-        floors: Literal["periodic", "slip", "wall"] = "periodic",
+        sides: Sides = "periodic",
+        floors: Floors = "periodic",
         solid: NDArray[np.bool_] | None = None,
         inflow: float = 0.0,
         force: tuple[float, float] = (0.0, 0.0),
+        backend: Backend = "numpy",
     ):
         flows, components, height, width = velocity.shape
         density = np.ones((flows, height, width), velocity.dtype) if density is None else density
@@ -81,67 +81,27 @@ class Lattice:
                 " width) and twice (flows, height, width)."
             )
         dtype = velocity.dtype.type
-        self.solid, self.sides, self.inflow = solid, sides, dtype(inflow)
-        self.half_force = None if force == (0.0, 0.0) else (dtype(force[0] / 2), dtype(force[1] / 2))
-        self.shear, self.bulk = (_rate(nu, flows, dtype) for nu in (shear_viscosity, bulk_viscosity))
-
-        # A rim of one row above and below, and of one column left and right where x is periodic, takes what walls
-        # send back. Fields are flat, so that a shift in x and y is one offset; what wraps lands on rim or open columns.
-        self.pad = 1 if sides == "periodic" else 0
-        self.shape = (flows, height + 2, width + 2 * self.pad)
-        sites, row = int(np.prod(self.shape)), self.shape[2]
-        self.margin = row + 2
-        self.populations = np.zeros((9, sites + 2 * self.margin), dtype)
-        self.moments = np.zeros((6, flows, self.shape[1] * row), dtype)  # rho - 1, j_x, j_y, T, D, S_xy
-        self.scratch = np.zeros((7, flows, self.shape[1] * row), dtype)
-        inner = slice(self.margin, self.margin + sites)
-        self.sent = [p[inner].reshape(flows, -1) for p in self.populations]
-        self.arriving = [
-            p[inner.start - c_x - c_y * row : inner.stop - c_x - c_y * row].reshape(flows, -1)
-            for p, (c_x, c_y) in zip(self.populations, VELOCITIES)
-        ]
-        self.into, self.out_of = self._links(floors)
+        self.solid = solid
+        described = Flows(
+            solid=solid,
+            sides=sides,
+            floors=floors,
+            inflow=dtype(inflow),
+            half_force=None if force == (0.0, 0.0) else (dtype(force[0] / 2), dtype(force[1] / 2)),
+            shear=_rate(shear_viscosity, flows, dtype),
+            bulk=_rate(bulk_viscosity, flows, dtype),
+        )
+        self.solver = _solver(described, backend)
         self._start(density, velocity)
-
-    def _interior(self, fields: Array) -> Array:
-        """Moments or scratch without the rim: (fields, flows, height, width)."""
-        whole = fields.reshape(-1, *self.shape)
-        return whole[:, :, 1:-1, self.pad : self.shape[2] - self.pad]
 
     def _start(self, density: Array, velocity: Array) -> None:
         """Equilibrium at this density and velocity."""
-        rho, j_x, j_y, trace, difference, mixed = self._interior(self.moments)
+        rho, j_x, j_y, trace, difference, mixed = self.solver.fields
         rho[...] = density - 1
         j_x[...], j_y[...] = density * velocity[:, 0], density * velocity[:, 1]
         trace[...] = density * (velocity[:, 0] ** 2 + velocity[:, 1] ** 2)
         difference[...] = density * (velocity[:, 0] ** 2 - velocity[:, 1] ** 2)
         mixed[...] = density * velocity[:, 0] * velocity[:, 1]
-
-    def _links(self, floors: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Populations to set before they travel, and those they are set to, as indices into all populations.
-
-        What leaves a rim or obstacle site is what arrives from there in the fluid: a copy of the site that the rim
-        stands for (periodic), of its mirrored population (slip), or the reversed one of the fluid site it arrives at
-        (bounce-back). Obstacle sites that reach no fluid send zeros, so that nothing grows inside.
-        """
-        _, rows, row = self.shape
-        n, y, x = np.indices(self.shape)
-        rim_y, rim_x = (y == 0) | (y == rows - 1), (x < self.pad) | (x >= row - self.pad)
-        home_y = (y - 1) % (rows - 2) + 1 if floors == "periodic" else y.clip(1, rows - 2)
-        home_x = (x - self.pad) % (row - 2 * self.pad) + self.pad
-        home = (n * rows + home_y) * row + home_x
-        solid = self.solid[n, home_y - 1, home_x - self.pad] | (rim_y & (floors == "wall"))
-        at = np.nonzero((rim_x | rim_y | solid).ravel())[0]
-        stride = self.populations.shape[1]
-        into, out_of = [], []
-        for i, (c_x, c_y) in enumerate(VELOCITIES):
-            ahead = np.roll(home, (-c_y, -c_x), axis=(1, 2))
-            reaches_fluid = ~np.roll(solid, (-c_y, -c_x), axis=(1, 2))
-            copied = np.where(rim_y & (floors == "slip"), MIRROR[i], i) * stride + self.margin + home
-            bounced = np.where(reaches_fluid, OPPOSITE[i] * stride + self.margin + ahead, 0)  # 0 is margin, always zero
-            into.append(i * stride + self.margin + at)
-            out_of.append(np.where(solid, bounced, copied).ravel()[at])
-        return np.concatenate(into), np.concatenate(out_of)
 
     def run(self, ticks: int, *, probe: tuple[int, int] | None = None) -> Array:
         """Advance all flows by this many ticks.
@@ -156,14 +116,9 @@ class Lattice:
         Raises:
             ValueError: a flow grew beyond all bounds.
         """
-        watched = np.zeros((ticks if probe else 0, self.shape[0], 2), self.moments.dtype)
-        momentum = self._interior(self.moments)[1:3, :, *(probe or (0, 0))].T
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for tick in range(ticks):
-                step(self)
-                if probe:
-                    watched[tick] = momentum
-            lost = ~np.isfinite(self._interior(self.moments)[0].sum((1, 2)))
+        watched = self.solver.advance(ticks, probe)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lost = ~np.isfinite(self.solver.fields[0].sum((1, 2)))
         if lost.any():
             raise ValueError(
                 f"flow {int(lost.argmax())} of {len(lost)} became unstable; lower its speed or its Reynolds number,"
@@ -174,13 +129,37 @@ class Lattice:
     @property
     def density(self) -> Array:
         """Density now, (flows, height, width); 1 inside obstacles."""
-        return np.where(self.solid, 1, self._interior(self.moments)[0] + 1)
+        return np.where(self.solid, 1, self.solver.fields[0] + 1)
 
     @property
     def velocity(self) -> Array:
         """Velocity now, (flows, 2, height, width), x component first; 0 inside obstacles."""
-        rho, j_x, j_y = self._interior(self.moments)[:3]
+        rho, j_x, j_y = self.solver.fields[:3]
         return np.where(self.solid[:, None], 0, np.stack([j_x, j_y], axis=1) / (rho + 1)[:, None])
+
+
+def chosen(backend: Backend) -> Literal["numpy", "numba"]:
+    """What "auto" stands for here.
+
+    Raises:
+        ValueError: "numba" where it is not installed, or no backend at all.
+    """
+    if backend not in ("auto", "numpy", "numba"):
+        raise ValueError(f"there is no simulator backend {backend!r}; choose auto, numpy or numba.")
+    if backend == "numba" and find_spec("numba") is None:
+        raise ValueError(
+            "the compiled simulator needs numba, which is not installed: pip install 'framecast[fast]', or choose the"
+            " backend numpy, which gives the same flows."
+        )
+    return "numpy" if backend == "numpy" or find_spec("numba") is None else "numba"
+
+
+def _solver(flows: Flows, backend: Backend) -> Solver:
+    if chosen(backend) == "numpy":
+        return Vectorised(flows)
+    from framecast.data.simulate.compiled import Compiled  # takes a while to load
+
+    return Compiled(flows)
 
 
 def _rate(viscosity: ArrayLike, flows: int, dtype: type) -> Array:
@@ -189,129 +168,6 @@ def _rate(viscosity: ArrayLike, flows: int, dtype: type) -> Array:
     if not (nu > 0).all():
         raise ValueError(f"a viscosity is {nu.min():g}; every one must be above 0.")
     return (1 / (3 * nu + 0.5)).astype(dtype)[:, None]
-
-
-def step(lattice: Lattice) -> None:
-    """One tick: collide, send back what meets walls, travel."""
-    _collide(lattice)
-    everything = lattice.populations.reshape(-1)
-    everything[lattice.into] = everything[lattice.out_of]
-    _travel(lattice)
-    if lattice.sides == "open":
-        _open_sides(lattice)
-
-
-def _collide(lattice: Lattice) -> None:
-    """From the moments to the populations after collision."""
-    add, sub, mul = np.add, np.subtract, np.multiply
-    rho, j_x, j_y, trace, difference, mixed = lattice.moments
-    t, d, s, u_x, u_y, a, b = lattice.scratch
-    rest, east, west, north, south, north_east, south_west, north_west, south_east = lattice.sent
-    one = rho.dtype.type
-
-    # Equilibrium stress rho u u: trace in t, difference in d, xy in s.
-    add(rho, one(1), out=a)
-    np.reciprocal(a, out=a)
-    mul(j_x, a, out=u_x)
-    mul(j_y, a, out=u_y)
-    mul(j_x, u_y, out=s)
-    mul(j_x, u_x, out=a)
-    mul(j_y, u_y, out=b)
-    add(a, b, out=t)
-    sub(a, b, out=d)
-    # S, each part times the factor its population carries: 1/12, 1/4, 1/4.
-    for part, old, omega, factor in (
-        (t, trace, lattice.bulk, one(1 / 12)),
-        (d, difference, lattice.shear, one(1 / 4)),
-        (s, mixed, lattice.shear, one(1 / 4)),
-    ):
-        mul(part, omega * factor, out=part)
-        mul(old, (1 - omega) * factor, out=a)
-        add(part, a, out=part)
-    if lattice.half_force is not None:
-        _push(lattice)
-
-    # w_i (rho + 3 c.j + 4.5 (c c - I/3) : S), written out
-    mul(j_x, one(1 / 3), out=u_x)
-    mul(j_y, one(1 / 3), out=u_y)
-    mul(rho, one(1 / 9), out=rest)
-    add(rest, t, out=b)
-    add(b, d, out=a)
-    sub(b, d, out=b)
-    add(a, u_x, out=east)
-    sub(a, u_x, out=west)
-    add(b, u_y, out=north)
-    sub(b, u_y, out=south)
-    mul(rest, one(1 / 4), out=a)
-    add(a, t, out=a)
-    sub(rest, t, out=rest)
-    sub(rest, t, out=rest)
-    mul(rest, one(4), out=rest)
-    mul(u_x, one(1 / 4), out=u_x)
-    mul(u_y, one(1 / 4), out=u_y)
-    add(u_x, u_y, out=d)
-    sub(u_x, u_y, out=u_x)
-    add(a, s, out=b)
-    sub(a, s, out=a)
-    add(b, d, out=north_east)
-    sub(b, d, out=south_west)
-    add(a, u_x, out=south_east)
-    sub(a, u_x, out=north_west)
-
-
-def _push(lattice: Lattice) -> None:
-    """Body force: (1 - omega/2)(u F + F u) into the stress, half of F into the momentum before and after the tick."""
-    f_x, f_y = lattice.half_force  # type: ignore[misc]
-    t, d, s, u_x, u_y = lattice.scratch[:5]
-    t += (1 - lattice.bulk / 2) / 3 * (u_x * f_x + u_y * f_y)
-    d += (1 - lattice.shear / 2) * (u_x * f_x - u_y * f_y)
-    s += (1 - lattice.shear / 2) / 2 * (u_x * f_y + u_y * f_x)
-    lattice.moments[1] += f_x
-    lattice.moments[2] += f_y
-
-
-def _travel(lattice: Lattice) -> None:
-    """From the populations that arrive to the moments; sites of the rim take numbers nobody reads."""
-    add, sub, mul = np.add, np.subtract, np.multiply
-    rho, j_x, j_y, trace, difference, mixed = lattice.moments
-    q, a, b, diagonal = lattice.scratch[:4]
-    rest, east, west, north, south, north_east, south_west, north_west, south_east = lattice.arriving
-    sub(east, west, out=j_x)
-    sub(north, south, out=j_y)
-    sub(north_east, south_west, out=a)
-    sub(south_east, north_west, out=b)
-    add(j_x, a, out=j_x)
-    add(j_x, b, out=j_x)
-    add(j_y, a, out=j_y)
-    sub(j_y, b, out=j_y)
-    add(east, west, out=a)
-    add(north, south, out=b)
-    sub(a, b, out=difference)
-    add(a, b, out=a)
-    add(north_east, south_west, out=b)
-    add(north_west, south_east, out=q)
-    sub(b, q, out=mixed)
-    add(b, q, out=diagonal)
-    # rho = rest + straight + diagonal; T = c c traced - 2/3 rho = straight + 2 diagonal - 2/3 rho
-    add(a, diagonal, out=a)
-    add(rest, a, out=rho)
-    mul(rho, rho.dtype.type(-2 / 3), out=trace)
-    add(trace, a, out=trace)
-    add(trace, diagonal, out=trace)
-    if lattice.half_force is not None:
-        lattice.moments[1] += lattice.half_force[0]
-        lattice.moments[2] += lattice.half_force[1]
-
-
-def _open_sides(lattice: Lattice) -> None:
-    """First column: equilibrium at density 1 and velocity (inflow, 0); last column: a copy of the one before it."""
-    # DEVIATES: with the neighbour's density in place of 1 the inflow reflects sound, and a standing wave across the
-    # stream grows without end (at Re 150, n = 128: 2 U after 20,000 ticks). Density 1 also gives the published periods.
-    fields = lattice.moments.reshape(-1, *lattice.shape)
-    first, speed = fields[..., 0], lattice.inflow
-    first[0], first[1], first[2] = 0, speed, 0
-    first[3], first[4], first[5] = speed * speed, speed * speed, 0
-    fields[..., -1] = fields[..., -2]
 
 
 def disc(size: int, *, diameter: float, centre: tuple[float, float]) -> NDArray[np.bool_]:
@@ -328,7 +184,8 @@ def wake(
     reynolds: ArrayLike,
     offset: ArrayLike = 0.0,
     bulk_viscosity: float = 0.02,
-    bump: float = 0.1,
+    bump: ArrayLike = 0.1,
+    backend: Backend = "numpy",
 ) -> Lattice:
     """Flows past a disc, in float32: open sides, slip floors, a transverse bump that sets off the shedding.
 
@@ -339,15 +196,18 @@ def wake(
         reynolds: U D / nu, one per flow.
         offset: of each disc across the stream, in sites.
         bulk_viscosity: damps the sound of the start.
-        bump: height of the Gaussian bump of transverse velocity at (0.4, 0.6) size, 0.08 size wide, in units of U.
+        bump: height of the Gaussian bump of transverse velocity at (0.4, 0.6) size, 0.08 size wide, in units of U, one
+            for all flows or one each.
+        backend: as for `Lattice`.
 
     Source: the set the RVD paper trains on is such a street; the numbers of the lattice are ours.
     """
-    reynolds, offset = np.broadcast_arrays(np.atleast_1d(reynolds), np.atleast_1d(offset))
+    reynolds, offset, bump = np.broadcast_arrays(np.atleast_1d(reynolds), offset, bump)
     solid = np.stack([disc(size, diameter=diameter, centre=(size / 4, size / 2 - 0.5 + float(o))) for o in offset])
     y, x = np.indices((size, size))
     gauss = np.exp(-((x - 0.4 * size) ** 2 + (y - 0.6 * size) ** 2) / (2 * (0.08 * size) ** 2))
-    velocity = np.stack([np.full((size, size), inflow), bump * inflow * gauss]).astype(np.float32)
+    across = (bump * inflow)[:, None, None] * gauss
+    velocity = np.stack([np.full_like(across, inflow), across], axis=1).astype(np.float32)
     return Lattice(
         np.where(solid[:, None], np.float32(0), velocity),
         shear_viscosity=inflow * diameter / reynolds,
@@ -356,6 +216,7 @@ def wake(
         floors="slip",
         solid=solid,
         inflow=inflow,
+        backend=backend,
     )
 
 
