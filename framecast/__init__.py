@@ -12,6 +12,7 @@ Names are loaded when they are first used, so that `import framecast` takes mill
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from framecast.video import Clip
 
 __version__ = "0.1.0"
+_log = logging.getLogger(__name__)
 
 # name -> module:name that it stands for, or the module itself
 _HOMES = {
@@ -70,7 +72,8 @@ def load(source: str | Path, *, device: str = "auto") -> Model:
     from framecast.generate import Model
 
     info = describe(source)
-    return Model(load_system(source, pick_device(device)), name=info.name, digest=info.digest)
+    system = load_system(source, pick_device(device))
+    return Model(system, name=info.name, digest=info.digest, provenance=info.provenance)
 
 
 def read(
@@ -94,6 +97,9 @@ def read(
 
     Raises:
         ValueError: unreadable, too short, or with other channels than the model's.
+
+    What was changed is logged (logger `framecast`, level info), and a warning where the clip does not look like those
+    that the model was trained on.
     """
     if like is None:
         from framecast.data.clip_file import read_clip
@@ -102,7 +108,12 @@ def read(
     from framecast.data.fit import read_fitted
 
     how = {"colour": colour, "start": start, "frames": frames, "value_range": value_range}
-    return read_fitted(path, like.video, **how)[0]  # type: ignore[arg-type]
+    clip, notes = read_fitted(path, like.video, **how)  # type: ignore[arg-type]
+    for note in notes:
+        _log.info("%s: %s", path, note)
+    if doubt := like.unlike(clip):
+        _log.warning("%s: %s", path, doubt)
+    return clip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,7 @@ def model_card(config: Mapping[str, Any], system: System) -> str:
         count = sum(p.numel() for p in system.parts()[name].parameters())
         told = f"{part['stage']} | {part['step']} | {part['weights']}" if part else "not trained yet | – | –"
         lines.append(f"| {name} | {count:,} | {told} |")
-    lines += ["", *(f"- {key}: {value}" for key, value in config["provenance"].items()), ""]
+    lines += ["", *(f"- {key}: {in_words(value)}" for key, value in config["provenance"].items()), ""]
     lines += [
         "What this model draws is generated, not recorded: say so wherever its videos are shown. It knows only clips",
         "like those it was trained on, and its futures are possible ones, not the one that will happen.",
@@ -229,6 +229,18 @@ def model_card(config: Mapping[str, Any], system: System) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def in_words(value: Any) -> str:
+    """A plain value as text, without the brackets of its tables and lists.
+
+    Example:
+        >>> in_words({"set": "vortex32", "level": [-0.01, 0, 0.01]})
+        'set vortex32, level -0.01/0/0.01'
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {in_words(inside)}" for key, inside in value.items())
+    return "/".join(map(in_words, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 # ---- finding

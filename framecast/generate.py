@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from framecast import __version__
+from framecast.data.appearance import unlike
 from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
 from framecast.forecast import Forecast, free_folder
 from framecast.system import Carry, System
-from framecast.systems import SYSTEMS
+from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
 
@@ -187,10 +188,13 @@ class Model:
     they are batched.
     """
 
-    def __init__(self, system: System, *, name: str = "", digest: str = ""):
+    def __init__(
+        self, system: System, *, name: str = "", digest: str = "", provenance: Mapping[str, Any] | None = None
+    ):
         self.system = system.eval()
         self.name = name or system.name
         self.digest = digest  # sha256 over the weights, for the record
+        self.provenance = dict(provenance or {})  # what the model folder says of its training
 
     def __repr__(self) -> str:
         v = self.video
@@ -222,6 +226,31 @@ class Model:
         """Known frames it continues from when nobody says otherwise."""
         frames = self.video.clip_frames
         return max(1, min(getattr(self.system.options, "overlap", 0) or frames // 4, frames - 1))
+
+    def unlike(self, clip: Clip, task: Task | None = None) -> str | None:
+        """A sentence where a clip does not look like those the model was trained on: what it draws then means little.
+
+        Args:
+            clip: fitted to the model.
+            task: only the frames it knows are looked at: those of the clip, or all of the clip where it has no others;
+                None: all.
+
+        Returns:
+            None where it does look like them, and where the model does not tell what they looked like.
+        """
+        told = self.provenance.get("appearance")
+        if not isinstance(told, Mapping) or not len(clip):
+            return None
+        at = [i for i, known in enumerate(task.known) if known] if task else list(range(len(clip)))
+        if len(clip) != len(at):
+            clip = replace(clip, frames=clip.frames[at])
+        if not at or (differs := unlike(told, to_video(clip), at)) is None:
+            return None
+        kind = told.get("set") or self.provenance.get("data") or "its clips"
+        return (
+            f"this clip does not look like what {self.name} was trained on ({kind}: {differs}): expect nonsense; train "
+            f"on clips of its kind: framecast train {_small_preset(self.system.name)} --data DIR"
+        )
 
     def options(self, changes: dict[str, Any] | None = None) -> SampleOptions:
         """The model's sampling options with these changed.
@@ -378,7 +407,7 @@ class Model:
             video[:, list(task.known)] = given.frames
         seconds = time.perf_counter() - began
         record = self._record(task, to_plain(options), seed=seed, samples=samples, seconds=seconds)
-        record |= {"fps": given.fps, "windows": count, "batch": batch}
+        record |= {"fps": given.fps, "windows": count, "batch": batch, "unlike": self.unlike(given, task)}
         return Forecast(video, task.known, given.fps, _range(given), record, truth)
 
     def _record(
@@ -400,6 +429,12 @@ class Model:
             "device": str(self.system.device),
             "versions": {"framecast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
+
+
+def _small_preset(system: str) -> str:
+    """A preset to begin with on clips of one's own."""
+    found = [name for name in presets() if name.startswith(f"{system}/tiny")]
+    return found[0] if found else "PRESET"
 
 
 def _range(clip: Clip) -> tuple[float, float]:

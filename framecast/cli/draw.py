@@ -48,6 +48,7 @@ class _Request:
     task: Task
     out: Path
     draw: Callable[..., Forecast]  # takes the arguments that all verbs share
+    clip: Clip | None = None  # None: nothing is given
 
 
 # ---- flags
@@ -196,6 +197,8 @@ def _run(model: Model, requests: list[_Request], args: argparse.Namespace, conso
     results = []
     for request in requests:
         told = _cost(model, request, options, samples=samples, batch=args.batch)
+        if told["unlike"]:
+            console.note(f"note: {request.label}: {told['unlike']}")
         if args.dry_run:
             for line in _cost_lines(told):
                 console.say(line)
@@ -261,6 +264,7 @@ def _cost(model: Model, request: _Request, options: SampleOptions, *, samples: i
         "windows": [_drawn(window, len(request.task)) for window in windows],
         "window_frames": max((len(window.frames) for window in windows), default=0),
         "network_calls": network_calls(options) * len(windows) * chunks,
+        "unlike": None if request.clip is None else model.unlike(request.clip, request.task),
         "out": str(request.out),
     }
 
@@ -308,7 +312,7 @@ def _predict(args: argparse.Namespace, console: Console) -> int:
         draw = partial(model.predict, clip, horizon, context=context, samples=args.samples)
         taken = [request.out for request in requests]
         out = out_folder(args, name_of(path), several=len(args.videos) > 1, taken=taken)
-        requests.append(_Request(path, Task.predict(context, horizon), out, draw))
+        requests.append(_Request(path, Task.predict(context, horizon), out, draw, clip))
     return _run(model, requests, args, console)
 
 
@@ -346,7 +350,7 @@ def _infill(args: argparse.Namespace, console: Console) -> int:
         raise ValueError(f"{args.video}: {len(clip)} frames, --frames asks for {args.frames}: take fewer.")
     task = Task.infill(args.known, len(clip))
     draw = partial(model.infill, clip, args.known, samples=args.samples)
-    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw)], args, console)
+    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw, clip)], args, console)
 
 
 INFILL = Command(
@@ -386,7 +390,7 @@ def _interpolate(args: argparse.Namespace, console: Console) -> int:
         )
     task = Task.interpolate(len(clip), args.factor)
     draw = partial(model.interpolate, clip, args.factor, samples=args.samples)
-    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw)], args, console)
+    return _run(model, [_Request(args.video, task, out_folder(args, name_of(args.video)), draw, clip)], args, console)
 
 
 INTERPOLATE = Command(

@@ -74,7 +74,7 @@ def _info_arguments(parser: Parser) -> None:
 
 
 def _info(args: argparse.Namespace, console: Console) -> int:
-    from framecast.checkpoint import describe
+    from framecast.checkpoint import describe, in_words
 
     info = describe(args.model)
     low, high = info.video.value_range
@@ -87,6 +87,7 @@ def _info(args: argparse.Namespace, console: Console) -> int:
     console.say(table(["part", "stage", "steps", "weights", "sha256"], rows))
     for title, values in (("model", info.model), ("sampling", info.sample), ("provenance", info.provenance)):
         console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+    console.say("provenance: " + "; ".join(f"{key} {in_words(value)}" for key, value in info.provenance.items()))
     console.result(_plain(info))
     return 0
 

@@ -182,6 +182,18 @@ def write_array(
     return path
 
 
+def generated_by(path: Path) -> dict[str, Any]:
+    """What an .npz says about where it comes from; nothing for any other file, and for what cannot be read."""
+    if path.suffix.lower() != ".npz":
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            told = json.loads(str(archive["generated_by"]))
+    except Exception:  # no such entry, or see open_array
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def _look_into(path: Path) -> tuple[str, tuple[int, ...], np.dtype, dict[str, Any]]:
     """Name, shape and type of the frames in an .npz, and what it says about them."""
     shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +62,8 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
         self.borrowed = plan.borrowed  # nothing is held out: validation sees the training clips
         self.windows = sum(part.windows for part in self.parts)
         self._ends = np.cumsum([part.windows for part in self.parts])
-        self._reader = FittedFrames(Path(self.config.dir).expanduser(), self.config)
+        self.root = Path(self.config.dir).expanduser()
+        self._reader = FittedFrames(self.root, self.config)
         self._broken: set[str] = set()
 
     @property
@@ -87,6 +89,12 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
         if self.split == "validation" or self.config.crop == "center":
             down, right = 0.5, 0.5
         return self._load(number, crop=(down, right), mirror=self._flips and mirror < 0.5)
+
+    def uncached(self) -> ClipStream:
+        """The same stream, which keeps no file decoded: for a look at few clips."""
+        same = copy(self)
+        same._reader, same._broken = FittedFrames(self.root, replace(self.config, cache="none")), set()
+        return same
 
     def batch(self, positions: Iterable[int]) -> tuple[Video, Bool[Tensor, "b t"]]:
         """The clips at these positions, stacked."""

@@ -60,7 +60,7 @@ class Trained:
     def model(self) -> Model:
         """The model it made, on the processor."""
         info = describe(self.checkpoint)
-        return Model(load_system(self.checkpoint), name=info.name, digest=info.digest)
+        return Model(load_system(self.checkpoint), name=info.name, digest=info.digest, provenance=info.provenance)
 
 
 class Stopped(Exception):

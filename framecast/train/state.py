@@ -12,10 +12,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from framecast.checkpoint import CARD, CONFIG, PartInfo, load_tensors, point, save_tensors, whole_folder, write_model
+from framecast.data.appearance import appearance
+from framecast.data.clips import ClipStream
 from framecast.devices import Fabric
 from framecast.draws import draws, mix
 from framecast.train.ema import Average
@@ -35,6 +38,7 @@ class TrainState:
         self.seconds = 0.0  # spent on them
         self.means = Means()
         self.written: list[str] = []  # checkpoints of this run, oldest first
+        self._seen: dict[str, Any] | None = None  # what the training clips look like; the same in every checkpoint
         job.system.requires_grad_(False).eval().to(fabric.device)
         for module in job.stage.frozen().values():
             module.requires_grad_(False).eval().to(fabric.device)
@@ -83,7 +87,9 @@ class TrainState:
         folder = run / "checkpoints" / f"step_{self.step:08d}"
         with whole_folder(folder) as fresh:
             with self.average.in_place():
-                write_model(fresh, job.system, parts=self._parts(job), provenance=_provenance(job))
+                write_model(
+                    fresh, job.system, parts=self._parts(job), provenance=_provenance(job, self._look(job.train))
+                )
             tensors = {f"{g}/{name}": t for g, one in self.learners.items() for name, t in one.state().items()}
             save_tensors(fresh / f"{STATE}.safetensors", tensors)
             written = [*self.written, folder.name]
@@ -100,6 +106,15 @@ class TrainState:
         self.written = written
         self._prune(job, run)
         return folder
+
+    def _look(self, clips: ClipStream) -> dict[str, Any]:
+        """What the training clips look like, by which the model can tell one of another kind; {} where they broke."""
+        if self._seen is None:
+            try:
+                self._seen = appearance(clips)
+            except ValueError:
+                self._seen = {}
+        return self._seen
 
     def _parts(self, job: Job) -> dict[str, PartInfo]:
         fresh = PartInfo(
@@ -144,7 +159,7 @@ class TrainState:
         self.written = [name for name in told["written"] if (checkpoint.parent / name).is_dir()]
 
 
-def _provenance(job: Job) -> dict[str, object]:
+def _provenance(job: Job, look: dict[str, Any]) -> dict[str, object]:
     facts: dict[str, object] = {
         "data": Path(job.experiment.data.dir).expanduser().resolve().name,
         "clips": job.train.windows,
@@ -154,4 +169,6 @@ def _provenance(job: Job) -> dict[str, object]:
     }
     if job.experiment.source:
         facts["settings from"] = job.experiment.source
+    if look:
+        facts["appearance"] = look
     return facts
