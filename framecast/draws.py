@@ -19,6 +19,7 @@ from torch import Tensor
 class Draws(Protocol):
     """A source of random numbers with one independent stream per row."""
 
+    rows: list[int]  # the rows' own numbers: samples count from 0, whatever batch they are drawn in
     shared: torch.Generator  # one draw for the whole optimiser step, equal on every rank and micro-batch
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -43,7 +44,8 @@ def mix(*parts: int | str) -> int:
 class _RowDraws:
     def __init__(self, seed: int, rows: Iterable[int], device: torch.device | str, step: int):
         self.device = torch.device(device)
-        self.streams = [torch.Generator().manual_seed(mix("row", seed, int(row))) for row in rows]
+        self.rows = [int(row) for row in rows]
+        self.streams = [torch.Generator().manual_seed(mix("row", seed, row)) for row in self.rows]
         self.shared = torch.Generator().manual_seed(mix("shared", seed, step))
 
     def _rows(self, shape: Sequence[int]) -> list[tuple[torch.Generator, tuple[int, ...]]]:

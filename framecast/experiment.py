@@ -25,12 +25,22 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)$")  # as YAML 1.2 
 class VideoSpec:
     """The clips a model was made for."""
 
-    channels: int  # 1 grey, 3 RGB, any other number for arrays
+    channels: int  # 1 grey, 3 RGB, any other number for arrays; 0: any (simple forecasts), as is height or width of 0
     height: int  # pixels
     width: int  # pixels
     clip_frames: int  # frames the network sees at once
     fps: float | None = None  # frames per second of those frames; None: not known or not a matter of time
     value_range: tuple[float, float] = (0.0, 255.0)  # data values that stand for -1 and 1
+
+    def takes(self, channels: int, height: int, width: int) -> bool:
+        """Whether frames are of this kind.
+
+        Example:
+            >>> VideoSpec(channels=1, height=0, width=0, clip_frames=16).takes(1, 48, 64)
+            True
+        """
+        wanted = (self.channels, self.height, self.width)
+        return all(want in (0, have) for want, have in zip(wanted, (channels, height, width)))
 
 
 @dataclass(frozen=True, kw_only=True)

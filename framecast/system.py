@@ -110,6 +110,7 @@ class System(nn.Module, ABC):
     """A video model as seen from outside. Concrete systems are final."""
 
     name: ClassVar[str]  # key in `framecast.systems.SYSTEMS`
+    tasks: tuple[str, ...] = ()  # verbs it can answer, of a system that is not in that table
     config: Any  # the system's settings record
     video: VideoSpec
     options: SampleOptions  # defaults for `sample`

@@ -17,6 +17,7 @@ class Recorded:
         self, normal: Sequence[Tensor] = (), *, uniform: Sequence[Tensor] = (), integers: Sequence[Tensor] = ()
     ):
         self.left = {"normal": list(normal), "uniform": list(uniform), "integers": list(integers)}
+        self.rows: list[int] = []  # numbers of no rows are recorded
         self.shared = torch.Generator().manual_seed(0)
 
     def _next(self, kind: str, shape: Sequence[int]) -> Tensor:
