@@ -58,20 +58,28 @@ def __dir__() -> list[str]:
 
 
 def load(source: str | Path, *, device: str = "auto") -> Model:
-    """A trained model, ready to draw.
+    """A trained model, ready to draw, or a simple forecast in place of one.
 
     Args:
-        source: name of a bundled model, a model folder, a run folder (its newest checkpoint) or a hub id.
+        source: name of a bundled model or of a simple forecast (`persistence`, …, the keys of
+            `framecast.evaluate.baselines.BASELINES`), a model folder, a run folder (its newest checkpoint) or a hub
+            id. The bare name of a simple forecast always means it; write a folder so called as `./persistence`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
         ValueError: no model there, a part not trained yet, or damaged files.
     """
-    from framecast.checkpoint import describe, load_system
+    from framecast.checkpoint import NoModel, describe, load_system
     from framecast.devices import pick_device
+    from framecast.evaluate.baselines import BASELINES, baseline
     from framecast.generate import Model
 
-    info = describe(source)
+    if isinstance(source, str) and source in BASELINES:
+        return baseline(source, pick_device(device))
+    try:
+        info = describe(source)
+    except NoModel as error:
+        raise NoModel(error.wanted, [*error.known, *BASELINES]) from None
     system = load_system(source, pick_device(device))
     return Model(system, name=info.name, digest=info.digest, provenance=info.provenance)
 

@@ -246,6 +246,17 @@ def in_words(value: Any) -> str:
 # ---- finding
 
 
+class NoModel(ValueError):
+    """There is no model of that name; the nearest of those known is named."""
+
+    def __init__(self, wanted: str, known: Sequence[str]):
+        super().__init__(
+            f"no model {wanted!r}: it is neither a bundled name, nor a folder here, nor a hub id org/name."
+            + nearest(wanted, known)
+        )
+        self.wanted, self.known = wanted, known
+
+
 def find_model(source: Path | str) -> Path:
     """The model folder meant by `source`.
 
@@ -279,10 +290,7 @@ def find_model(source: Path | str) -> Path:
         )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(source).parent.is_dir():
         return _download(text)
-    raise ValueError(
-        f"no model {text!r}: it is neither a bundled name, nor a folder here, nor a hub id org/name."
-        + nearest(text, [*bundled(), *_models_beside(path)])
-    )
+    raise NoModel(text, [*bundled(), *_models_beside(path)])
 
 
 def _models_beside(path: Path) -> list[str]:

@@ -78,7 +78,7 @@ def stream(
             f"the task has {sum(task.known)} known frames, so given frames must be (batch, {sum(task.known)}, channels,"
             f" height, width); their shape is {tuple(given.shape)}."
         )
-    if tuple(given.shape[2:]) != (spec.channels, spec.height, spec.width):
+    if not spec.takes(*given.shape[2:]):
         raise ValueError(_misfit(spec, tuple(given.shape[2:])))
     return _run(system, given, task, plan(system, task, options), rng=rng, options=options)
 
@@ -151,8 +151,15 @@ def _misfit(spec: Any, shape: tuple[int, ...]) -> str:
     )
 
 
-def network_calls(options: SampleOptions) -> int:
-    """Network evaluations of one window under these options, as far as the options tell; for estimates only."""
+def network_calls(options: SampleOptions, system: System | None = None) -> int:
+    """Network evaluations of one window under these options, as far as they tell; for estimates only.
+
+    Args:
+        options: for sampling.
+        system: that samples; one without parts has no network to call.
+    """
+    if system is not None and not system.parts():
+        return 0
     steps = getattr(options, "steps", 1)
     if isinstance(steps, str):
         steps = sum(int(piece) for piece in steps.removeprefix("ddim").split(",") if piece.strip().isdecimal())
@@ -162,7 +169,7 @@ def network_calls(options: SampleOptions) -> int:
 @contextmanager
 def _watched(system: System, progress: Progress | None, *, per_window: int, windows: int) -> Iterator[None]:
     """Report every forward pass of a part of `system` while the body runs."""
-    if progress is None:
+    if progress is None or not per_window:
         yield
         return
     total, done = per_window * windows, 0
@@ -198,7 +205,8 @@ class Model:
 
     def __repr__(self) -> str:
         v = self.video
-        return f"Model({self.name}: {self.system.name}, {v.clip_frames} frames of {v.channels}×{v.height}×{v.width})"
+        size = f"{v.channels}×{v.height}×{v.width}" if v.height else "any size"
+        return f"Model({self.name}: {self.system.name}, {v.clip_frames} frames of {size})"
 
     @property
     def video(self) -> Any:
@@ -209,7 +217,7 @@ class Model:
     def tasks(self) -> tuple[str, ...]:
         """Verbs its system can answer."""
         row = SYSTEMS.get(self.system.name)
-        return row.tasks if row else ()
+        return row.tasks if row else self.system.tasks
 
     @property
     def nets(self) -> dict[str, nn.Module]:
@@ -331,6 +339,7 @@ class Model:
         spec = self.video
         whole = tuple(map(float, spec.value_range)) == (0.0, 255.0)
         task = Task.generate(spec.clip_frames if frames is None else frames)
+        plan(self.system, task)  # one that cannot generate may have no frame size either
         empty = torch.zeros(0, spec.channels, spec.height, spec.width, dtype=torch.uint8 if whole else torch.float32)
         given = Clip(empty, fps=spec.fps, value_range=None if whole else tuple(spec.value_range))
         return self._answer(
@@ -376,11 +385,12 @@ class Model:
 
     def _cannot(self, verb: str, lacks: str) -> UnsupportedTask:
         name = self.system.name
-        return UnsupportedTask(f"{self.name} ({name}) cannot {verb}: it {lacks}.{_who_can(verb, besides=name)}")
+        who = self.name if self.name == name else f"{self.name} ({name})"
+        return UnsupportedTask(f"{who} cannot {verb}: it {lacks}.{_who_can(verb, besides=name)}")
 
     def _fits(self, clip: Clip) -> None:
         spec = self.video
-        if tuple(clip.frames.shape[1:]) != (spec.channels, spec.height, spec.width):
+        if not spec.takes(*clip.frames.shape[1:]):
             raise ValueError(_misfit(spec, tuple(clip.frames.shape[1:])))
 
     def _answer(
@@ -394,7 +404,7 @@ class Model:
         start, count = to_video(given).to(device), len(plan(self.system, task, options))
         chunks = [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
         began, drawn = time.perf_counter(), []
-        per_window = network_calls(options)
+        per_window = network_calls(options, self.system)
         with _watched(self.system, progress, per_window=per_window, windows=count * len(chunks)):
             for rows in chunks:
                 rng = draws(seed, rows, device)

@@ -56,7 +56,12 @@ class _Request:
 
 def arguments_model(parser: Parser, *, clips: Literal["none", "one", "many"]) -> None:
     """The words MODEL and VIDEO."""
-    parser.add_argument("model", metavar="MODEL", help="bundled name, model folder, run folder or hub id")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="bundled name, model folder, run folder, hub id, or a simple "
+        "forecast (persistence, …; see framecast models list)",
+    )
     text = "video, GIF, WebP, folder of frames, .npy or .npz"
     if clips == "one":
         parser.add_argument("video", metavar="VIDEO", help=text)
@@ -263,7 +268,7 @@ def _cost(model: Model, request: _Request, options: SampleOptions, *, samples: i
         "samples": samples,
         "windows": [_drawn(window, len(request.task)) for window in windows],
         "window_frames": max((len(window.frames) for window in windows), default=0),
-        "network_calls": network_calls(options) * len(windows) * chunks,
+        "network_calls": network_calls(options, model.system) * len(windows) * chunks,
         "unlike": None if request.clip is None else model.unlike(request.clip, request.task),
         "out": str(request.out),
     }
@@ -277,11 +282,12 @@ def _drawn(window: Window, length: int) -> list[int]:
 
 def _cost_lines(told: dict[str, Any]) -> list[str]:
     spans = ["–".join(map(str, sorted(set(span)))) for span in told["windows"] if span]
+    calls = _many(told["network_calls"], "network call") if told["network_calls"] else "no network to run"
     shown = ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")
     return [
         f"{told['clip']}: {told['task']}, {told['known']} of {told['frames']} frames known, samples: {told['samples']}",
         f"{told['frames']} frames in {_many(len(spans), 'window')} of {told['window_frames']} (drawing frames {shown})",
-        f"{_many(told['network_calls'], 'network call')}; output: {told['out']}",
+        f"{calls}; output: {told['out']}",
     ]
 
 

@@ -24,6 +24,7 @@ def _list_arguments(parser: Parser) -> None:
 
 def _list(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import list_models
+    from framecast.evaluate.baselines import BASELINES
 
     found = list_models(args.folders)
     rows = [[_spelt(m), m.system, _clip(m), _steps(m), ", ".join(entry(m.system).tasks)] for m in found]
@@ -32,12 +33,17 @@ def _list(args: argparse.Namespace, console: Console) -> int:
     else:
         looked = ", ".join(args.folders)
         console.say(f"no model here (looked among the bundled ones and in {looked}); train one: framecast demo")
-    console.result({"models": [_plain(model) for model in found]})
+    simple = {name: {"about": row.about, "tasks": list(row.tasks)} for name, row in BASELINES.items()}
+    console.say("\nsimple forecasts, for clips of any size, to use in place of a model:")
+    rows = [[name, ", ".join(row.tasks), row.about] for name, row in BASELINES.items()]
+    console.say(table(["name", "tasks", "what it does"], rows))
+    console.result({"models": [_plain(model) for model in found], "simple_forecasts": simple})
     return 0
 
 
 LIST = Command(
-    about="Models at hand: those that come with framecast and those in local run folders.",
+    about="Models at hand: those that come with framecast, those in local run folders, and the simple forecasts that "
+    "can be used in place of one.",
     example="framecast models list\nframecast models list runs/ my_models/",
     arguments=_list_arguments,
     run=_list,
@@ -70,12 +76,16 @@ def _plain(info: ModelInfo) -> dict[str, Any]:
 
 
 def _info_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="bundled name, model folder, run folder or hub id")
+    text = "bundled name, model folder, run folder, hub id or simple forecast"
+    parser.add_argument("model", metavar="MODEL", help=text)
 
 
 def _info(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import describe, in_words
+    from framecast.evaluate.baselines import BASELINES
 
+    if args.model in BASELINES:
+        return _simple_info(args.model, console)
     info = describe(args.model)
     low, high = info.video.value_range
     console.say(f"{info.name}: {info.system}, can {', '.join(entry(info.system).tasks)}")
@@ -89,6 +99,17 @@ def _info(args: argparse.Namespace, console: Console) -> int:
         console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     console.say("provenance: " + "; ".join(f"{key} {in_words(value)}" for key, value in info.provenance.items()))
     console.result(_plain(info))
+    return 0
+
+
+def _simple_info(name: str, console: Console) -> int:
+    from framecast.evaluate.baselines import BASELINES
+
+    row, options = BASELINES[name], to_plain(BASELINES[name].options)
+    console.say(f"{name}: a simple forecast, can {', '.join(row.tasks)}\n{row.about}")
+    console.say("clips:  any size, channels and rate")
+    console.say("sampling: " + ", ".join(f"{key} {value!r}" for key, value in options.items()))
+    console.result({"name": name, "about": row.about, "tasks": list(row.tasks), "sample": options})
     return 0
 
 

@@ -29,7 +29,7 @@ def fit(clip: Clip, spec: VideoSpec, *, colour: Colour = "keep") -> tuple[Clip, 
 
     Args:
         clip: any clip.
-        spec: what the model was made for.
+        spec: what the model was made for; channels, height or width of 0: as the clip's.
         colour: `gray` takes the luma of RGB, `rgb` repeats grey; `keep` changes nothing.
 
     Returns:
@@ -45,6 +45,7 @@ def fit(clip: Clip, spec: VideoSpec, *, colour: Colour = "keep") -> tuple[Clip, 
         ((10, 3, 8, 8), '10 to 5 frames per second: 10 of 20 frames, by time stamp.')
     """
     channels = _wanted_channels(clip.frames.shape[1], spec, colour)
+    spec = _sized(spec, clip.frames.shape[2], clip.frames.shape[3])
     notes = []
     if _resampled(clip.fps, spec):
         assert clip.fps is not None
@@ -94,6 +95,7 @@ def read_fitted(
         channels = _wanted_channels(file.channels, spec, colour)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    spec = _sized(spec, file.height, file.width)
     resampled = _resampled(file.fps if file.times is not None else None, spec)
     indices = frame_indices(file, fps=spec.fps if resampled else None, stride=1)
     end = len(indices) if frames is None else start + frames
@@ -126,11 +128,18 @@ def _read_in_parts(file: ClipFile, indices: list[int], channels: int, spec: Vide
     return Clip(torch.cat(parts), None, file.value_range)
 
 
+def _sized(spec: VideoSpec, height: int, width: int) -> VideoSpec:
+    """The spec with the clip's own sides where it takes any."""
+    return replace(spec, height=spec.height or height, width=spec.width or width)
+
+
 def _wanted_channels(have: int, spec: VideoSpec, colour: Colour) -> int:
     """Channels after the change of colour; they must be the model's."""
     channels = {"keep": have, "gray": 1, "rgb": 3}[colour]
     if colour != "keep" and have not in (1, 3):
         raise ValueError(f"the clip has {have} channels, which are not colours: --{colour} does not apply.")
+    if not spec.channels:
+        return channels
     if channels != spec.channels and channels != have:
         raise ValueError(f"--{colour} makes {_count(channels)} of {have}, but the model expects {spec.channels}.")
     if channels != spec.channels:
