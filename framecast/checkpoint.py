@@ -46,6 +46,7 @@ class PartInfo:
     weights: Literal["ema", "raw"] = "raw"  # averaged over the training, or as the optimiser left them
     needs: Mapping[str, str] = field(default_factory=dict)  # parts it was trained on top of -> their sha256
     sha256: str = ""  # of the file; what is written is always computed anew
+    dtype: Literal["float32", "float16"] = "float32"  # of the weights in the file; loading gives float32 either way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ def _part_entry(name: str, parts: Mapping[str, PartInfo], digests: Mapping[str, 
         "stage": part.stage,
         "step": part.step,
         "weights": part.weights,
+        "dtype": "float32",
         "needs": {need: digests[need] for need in part.needs},
     }
 
@@ -416,6 +418,7 @@ def _part_info(name: str, plain: dict[str, Any] | None) -> PartInfo | None:
         weights=plain["weights"],
         needs=dict(plain["needs"]),
         sha256=plain["sha256"],
+        dtype=plain.get("dtype", "float32"),
     )
 
 
@@ -514,8 +517,13 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> Non
 # ---- exchange
 
 
-def copy_model(source: Path | str, dir: Path | str) -> Path:
+def copy_model(source: Path | str, dir: Path | str, *, dtype: Literal["float16"] | None = None) -> Path:
     """Copy the model `source` (see `find_model`) to a new folder, without any training state.
+
+    Args:
+        source: the model.
+        dir: a folder that does not exist yet, or is empty.
+        dtype: `float16` rounds the weights, which halves the files; None: as they are.
 
     Raises:
         ValueError: no such model, or the folder holds something already.
@@ -526,7 +534,33 @@ def copy_model(source: Path | str, dir: Path | str) -> Path:
         for name in files:
             if (info.dir / name).is_file():
                 shutil.copyfile(info.dir / name, folder / name)
+        if dtype == "float16":
+            _halve(info, folder)
     return Path(dir)
+
+
+def _halve(info: ModelInfo, folder: Path) -> None:
+    """Round the weights in a fresh copy of a model to 16 bits; buffers, such as tables and counts, stay exact."""
+    system = load_system(info.dir, require=())  # which also finds damage
+    trained = {name: part for name, part in info.parts.items() if part}
+    for name in trained:
+        path, tensors = folder / f"{name}.safetensors", load_tensors(folder / f"{name}.safetensors")
+        learned = {key for key, _ in system.parts()[name].named_parameters()}
+        for key in learned & tensors.keys():
+            half = tensors[key].to(torch.float16)
+            if not bool(torch.isfinite(half).all()):
+                raise ValueError(
+                    f"part {name}: weight {key} reaches {tensors[key].abs().max().item():g}, and 16 bits hold up to "
+                    "65504: export it as it is, without --half."
+                )
+            tensors[key] = half
+        save_tensors(path, tensors)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    digests = {name: sha256(folder / f"{name}.safetensors") for name in trained}
+    for name, part in trained.items():
+        needs = {need: digests[need] for need in part.needs}
+        config["parts"][name] |= {"sha256": digests[name], "dtype": "float16", "needs": needs}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def push_model(source: Path | str, hub_id: str) -> str:

@@ -92,10 +92,10 @@ def _info(args: argparse.Namespace, console: Console) -> int:
     console.say(
         f"folder: {info.dir}\nclips:  {_clip(info)} (frames × width×height×channels), values {low:g} to {high:g}"
     )
-    rows = [[n, p.stage, p.step, p.weights, p.sha256[:12]] if p else [n, "–", "not trained", "–", "–"]
+    rows = [[n, p.stage, p.step, p.weights, p.dtype, p.sha256[:12]] if p else [n, "–", "not trained", "–", "–", "–"]
             for n, p in info.parts.items()]  # fmt: skip
-    console.say(table(["part", "stage", "steps", "weights", "sha256"], rows))
-    for title, values in (("model", info.model), ("sampling", info.sample), ("provenance", info.provenance)):
+    console.say(table(["part", "stage", "steps", "weights", "stored as", "sha256"], rows))
+    for title, values in (("model", info.model), ("sampling", info.sample)):
         console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     console.say("provenance: " + "; ".join(f"{key} {in_words(value)}" for key, value in info.provenance.items()))
     console.result(_plain(info))
@@ -191,12 +191,13 @@ IMPORT = Command(
 def _export_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="bundled name, model folder, run folder or hub id")
     parser.add_argument("out", metavar="DIR", help="folder to write; it must not exist yet, or be empty")
+    parser.add_argument("--half", action="store_true", help="round the weights to 16 bits, which halves the files")
 
 
 def _export(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import copy_model
 
-    return _copied(copy_model(args.model, args.out), console)
+    return _copied(copy_model(args.model, args.out, dtype="float16" if args.half else None), console)
 
 
 def _copied(out: Path, console: Console) -> int:
@@ -211,7 +212,7 @@ def _copied(out: Path, console: Console) -> int:
 EXPORT = Command(
     about="Copy a model to a folder of its own, to keep or hand on: config, weights and card, without the state of its "
     "training.",
-    example="framecast models export runs/latest my_model",
+    example="framecast models export runs/latest my_model --half",
     arguments=_export_arguments,
     run=_export,
 )
