@@ -526,7 +526,7 @@ def copy_model(source: Path | str, dir: Path | str, *, dtype: Literal["float16"]
         dtype: `float16` rounds the weights, which halves the files; None: as they are.
 
     Raises:
-        ValueError: no such model, or the folder holds something already.
+        ValueError: no such model, the folder holds something already, or a weight is too large for 16 bits.
     """
     info = describe(source)
     files = [CONFIG, CARD, *(f"{name}.safetensors" for name, part in info.parts.items() if part)]
