@@ -10,7 +10,8 @@ import torch
 
 from framecast.data.array_file import open_array
 from framecast.data.simulate import sets
-from framecast.data.simulate.sets import SETS, VortexSet, about, flows, futures, make, shedding, simulate, window_starts
+from framecast.data.simulate.sets import SETS, about, flows, futures, make, simulate, window_starts
+from framecast.data.simulate.street import VortexSet, shedding
 
 
 @pytest.fixture
