@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config defaults": ("config:DEFAULTS", "Every setting of a system with its default and what it means."),
     "doctor": ("doctor:DOCTOR", "Versions, devices, decoders and write access, in one block to paste."),
 }
+    "bench": ("bench:BENCH", "What networks, sampling, reading and simulating cost on this machine."),
 
 
 def main(words: Sequence[str] | None = None) -> int:

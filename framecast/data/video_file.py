@@ -71,7 +71,17 @@ class VideoFile:
         out = torch.empty((len(wanted), self.channels, self.height, self.width), dtype=torch.uint8)
         for first, last in self._runs(wanted):
             self._read_run(wanted[first:last], out[first:last])
-        return out[torch.from_numpy(places.reshape(-1))]
+        places = places.reshape(-1)
+        in_order = np.array_equal(places, np.arange(len(wanted)))  # as nearly always: a copy of all less
+        return out if in_order else out[torch.from_numpy(places)]
+
+    def key_frame(self, number: int) -> int:
+        """The frame that decoding must begin with for frame `number`."""
+        return self._key(number)[1]
+
+    def without_seeking(self) -> VideoFile:
+        """The same video, always decoded from its start; for comparisons."""
+        return dataclasses.replace(self, _starts=self._starts[:1])
 
     def _key(self, number: int) -> tuple[int, int]:
         """The key frame to decode from for frame `number`: its rank among key frames, and its own number."""
@@ -149,6 +159,7 @@ def write_video(
     *,
     comment: str,
     title: str = "Generated video",
+    key_every: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a video that every player shows: mp4, H.264, yuv420p. Lossy: for viewing, never for evaluation.
@@ -161,6 +172,8 @@ def write_video(
         fps: frames per second; None where the source has no time; see `view_rate`.
         comment: says that the video is generated, and by which model; kept in the file.
         title: kept in the file, too.
+        key_every: frames from one key frame to the next: fewer make a larger file that is quicker to read in parts;
+            None: 250, and one where the picture changes.
         overwrite: replace a file that is there already.
 
     Raises:
@@ -183,7 +196,10 @@ def write_video(
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
         container.metadata.update({"title": title, "comment": comment})
-        track = container.add_stream("libx264", rate=rate, options={"crf": "15", "preset": "medium"})
+        options = {"crf": "15", "preset": "medium"}
+        if key_every is not None:
+            options |= {"g": str(key_every), "sc_threshold": "0"}
+        track = container.add_stream("libx264", rate=rate, options=options)
         track.height, track.width = pixels.shape[1:3]
         track.pix_fmt, track.codec_context.thread_count = "yuv420p", 1
         track.codec_context.colorspace = _BT601  # what the conversion from RGB uses; untagged, players guess by size

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
+
+Read next: `network.py`, `reading.py`, `flows.py` (what is measured), `measure.py` (how).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framecast.bench.alone import alone
+
+WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator")
+PRECISIONS = ("32-true", "bf16-mixed")
+FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
+BACKENDS = ("numba", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What is to be measured, and how."""
+
+    what: tuple[str, ...] = WHAT  # of `WHAT`
+    preset: str | None = None  # None: the yardstick of `network.py`
+    model: str | None = None  # for sampling; None: the bundled one, or an untrained one of `preset`
+    clip: str | None = None  # read this one instead of clips made for it
+    repeats: int = 5
+    device: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None  # None: as torch chooses
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement: a function to be called by itself."""
+
+    label: str
+    target: str
+    arguments: dict[str, Any]
+    optional: bool = False  # where it refuses, that is told and the rest goes on
+
+
+def tasks(bench: Bench) -> list[Task]:
+    """The measurements of a bench, in order.
+
+    Raises:
+        ValueError: no such clip.
+    """
+    if bench.clip is not None and not Path(bench.clip).exists():
+        raise ValueError(f"{bench.clip}: there is no such file or folder.")
+    return [task for word in WHAT if word in bench.what for task in _tasks(word, bench)]
+
+
+def _tasks(word: str, bench: Bench) -> list[Task]:
+    if word == "reading":
+        repeats = {"repeats": bench.repeats}
+        if bench.clip is not None:
+            return [Task(f"reading {bench.clip}", "framecast.bench.reading:found", {"path": bench.clip, **repeats})]
+        return [Task(f"reading {kind}", "framecast.bench.reading:made", {"kind": kind, **repeats}) for kind in FILES]
+    if word == "simulator":
+        target = "framecast.bench.flows:simulator"
+        return [
+            Task(f"simulator {backend}", target, {"backend": backend, "repeats": bench.repeats}, optional=True)
+            for backend in BACKENDS
+        ]
+    arguments: dict[str, Any] = {"device": bench.device, "precision": bench.precision, "repeats": bench.repeats}
+    if word != "matmul":
+        arguments["preset"] = bench.preset
+    if word == "sampling":
+        arguments["model"] = bench.model
+    return [Task(word, f"framecast.bench.network:{word}", arguments)]
+
+
+def measure(task: Task, *, threads: int | None) -> tuple[list[dict[str, Any]], str]:
+    """Rows of a measurement, and a sentence where an optional one cannot be made.
+
+    Raises:
+        ValueError: it cannot be made.
+    """
+    try:
+        return alone(task.target, task.arguments, threads=threads), ""
+    except ValueError as error:
+        if not task.optional:
+            raise
+        return [], f"{task.label}: {error}"
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file of JSON lines; what is in it stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def cells(row: dict[str, Any]) -> Iterator[str]:
+    """A row for people: what, case, time, spread, memory, operations, share of matmul, rate, remark."""
+    low, high = row["spread"]
+    yield row["what"]
+    yield row["case"]
+    yield _scaled(row["seconds"], "s")
+    yield f"{_scaled(low, 's')} – {_scaled(high, 's')}"
+    yield _scaled(row["memory"], "B") if row["memory"] is not None else ""
+    yield _scaled(row["operations"], "flop") if "operations" in row else ""
+    yield f"{100 * row['share_of_matmul']:.0f} %" if "share_of_matmul" in row else ""
+    yield _rate(row)
+    yield _remark(row)
+
+
+HEAD = ("what", "case", "time", "from – to", "memory", "operations", "of matmul", "rate", "")
+
+
+def _rate(row: dict[str, Any]) -> str:
+    if "rate" in row:
+        return f"{_scaled(row['rate'], '').strip()} {row['rate_unit']}"
+    return _scaled(row["operations_per_second"], "flop/s") if "operations_per_second" in row else ""
+
+
+def _remark(row: dict[str, Any]) -> str:
+    if "share_of_permitted" in row:
+        permitted = f"{100 * row['share_of_permitted']:.0f} % of what its key frames permit"
+        return f"{row['times_from_start']:.1f} × from the start, {permitted}"
+    if "matmul" in row:
+        before, after = (_scaled(row["matmul"][when]["rate"], "flop/s") for when in ("before", "after"))
+        return f"matmul before {before}, after {after}"
+    return ""
+
+
+def _scaled(number: float, unit: str) -> str:
+    """Three digits with a unit.
+
+    Example:
+        >>> _scaled(0.01234, "s"), _scaled(1.7e9, "B"), _scaled(250, "B")
+        ('12.3 ms', '1.7 GB', '250 B')
+    """
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6)):
+        if abs(number) >= size and not (unit == "s" and size > 1):
+            return f"{number / size:.3g} {prefix}{unit}"
+    return f"{number:.3g} {unit}"

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command that tells what things cost on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from framecast.bench.run import HEAD, PRECISIONS, WHAT, Bench, append, cells, measure, tasks
+from framecast.cli.console import Console, table
+from framecast.cli.parsing import Command, Parser, UsageError, positive
+from framecast.experiment import nearest
+from framecast.systems import preset
+
+
+def _arguments(parser: Parser) -> None:
+    parser.add_argument("what", metavar="WHAT", nargs="*", help=f"{', '.join(WHAT)} (default: all)")
+    parser.add_argument("--preset", metavar="NAME", help="network of forward and step (default: a yardstick of 64×64)")
+    parser.add_argument(
+        "--model", metavar="MODEL", help="to sample with (default: vortex-ramvid where it is there, else untrained)"
+    )
+    parser.add_argument("--clip", metavar="PATH", help="read this clip instead of clips made for it")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="of every measurement (default 5)")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="of networks (default 32-true)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the processor (default: as torch chooses)")
+    parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add a JSON line per row; what is there stays")
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    for word in args.what:
+        if word not in WHAT:
+            raise UsageError(f"{word!r} is not something to measure.{nearest(word, WHAT)} It can be {', '.join(WHAT)}.")
+    if args.preset is not None:
+        preset(args.preset)  # refused before anything is measured
+    if args.out is not None and args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder; name a file, for example --out {args.out / 'bench.jsonl'}.")
+    bench = Bench(
+        what=tuple(args.what) or WHAT,
+        preset=args.preset,
+        model=args.model,
+        clip=args.clip,
+        repeats=args.repeats,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+    )
+    rows: list[dict[str, Any]] = []
+    try:
+        for task in tasks(bench):
+            console.note(f"{task.label} …")
+            fresh, why_not = measure(task, threads=args.threads)
+            if why_not:
+                console.note(why_not)
+            if args.out is not None:
+                append(args.out, fresh)
+            rows += fresh
+    finally:  # of a bench that is stopped, what is there
+        if rows:
+            console.say(f"{table(HEAD, [list(cells(row)) for row in rows])}\n{_machine(rows[0])}")
+            if args.out is not None:
+                console.note(f"{len(rows)} line{'s' if len(rows) > 1 else ''} added to {args.out}")
+    console.result({"rows": rows})
+    return 0
+
+
+def _machine(row: dict[str, Any]) -> str:
+    """Where it was measured, in one line."""
+    m, v = row["machine"], row["versions"]
+    threads = f"threads: {m['threads']}"
+    return (
+        f"{m['processor']}, {m['cores_used']} of {m['cores']} cores, {threads}, {m['memory_gb']} GB; "
+        f"{m.get('gpu', 'no GPU used')}; framecast {v['framecast']}, torch {v['torch']}, Python {v['python']}"
+    )
+
+
+BENCH = Command(
+    about="Measure what networks, sampling, reading and simulating cost on this machine: time (median), peak memory, "
+    "counted operations (2 × multiply-adds of convolutions and matrix products), and their share of the rate at which "
+    "the same run multiplies square matrices. Each measurement has a process of its own.",
+    example="framecast bench\nframecast bench forward step --threads 2 --out bench.jsonl\n"
+    "framecast bench reading --clip my.mp4",
+    arguments=_arguments,
+    run=_run,
+)

@@ -1,0 +1,140 @@
+"""The measurements themselves, small, and the command."""
+
+import dataclasses
+import json
+
+import pytest
+
+from framecast.bench import flows, network, reading
+from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _scaled, measure, tasks
+from framecast.data.video_file import open_video
+from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
+from tests.data import numbered
+
+TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32-true", "repeats": 2}
+FIELDS = {
+    "what", "case", "seconds", "spread", "repeats", "memory", "memory_of_process", "machine", "versions", "commit",
+    "date",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Matrix products of the measurements made in this process."""
+    monkeypatch.setattr("framecast.bench.measure._SIZES", {"cpu": (128,)})
+
+
+def test_step_counts_nearly_three_times_the_forward_pass():
+    (once,), (step,) = network.forward(**TINY), network.step(**TINY)
+    for row in (once, step):
+        assert set(row) >= FIELDS | {"operations", "operations_per_second", "share_of_matmul", "matmul"}
+        assert row["seconds"] > 0 and row["repeats"] == 2
+        assert set(row["matmul"]) == {"before", "after"}
+        assert all(set(told) == {"rate", "size", "kind"} for told in row["matmul"].values())
+    assert 2.9 < step["operations"] / once["operations"] < 3.0
+    assert step["share_of_matmul"] == pytest.approx(
+        step["operations"] / step["seconds"] / max(told["rate"] for told in step["matmul"].values())
+    )
+
+
+def test_step_in_bfloat16_is_compared_with_products_in_bfloat16():
+    (row,) = network.step(**{**TINY, "precision": "bf16-mixed", "repeats": 1})
+    assert row["matmul"]["before"]["kind"] == "bfloat16" and "bfloat16" in row["case"]
+
+
+def test_sampling_counts_every_network_call():
+    (row,) = network.sampling(**{**TINY, "repeats": 1}, model=None)
+    (once,) = network.forward(**{**TINY, "repeats": 1})
+    assert row["network_calls"] == 20
+    assert row["operations"] == 20 * once["operations"]
+    assert row["rate"] == pytest.approx(4 / row["seconds"])
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_of_file_is_read(kind):
+    rows = reading.made(kind=kind, repeats=1, frames=40, side=32)
+    modes = ["in one go", "random windows"] + ["from the start each time"] * kind.startswith(("mp4", "gif"))
+    assert [row["case"].rpartition(": ")[2] for row in rows] == modes
+    assert all(set(row) >= FIELDS | {"rate", "rate_unit"} and row["rate"] > 0 for row in rows)
+
+
+def test_kinds_of_file_are_those_listed():
+    assert tuple(reading.KINDS) == FILES
+
+
+def test_key_frames_are_where_they_were_asked_for(tmp_path):
+    _, write = reading.KINDS["mp4, key frame every 25"]
+    write(tmp_path / "a.mp4", reading.scene(60, 32))
+    video = open_video(tmp_path / "a.mp4")
+    assert [video.key_frame(i) for i in (0, 24, 25, 59)] == [0, 0, 25, 50]
+    assert [video.without_seeking().key_frame(i) for i in (24, 59)] == [0, 0]
+
+
+def test_video_without_seeking_gives_the_same_frames(tmp_path):
+    video = open_video(numbered.write(tmp_path / "a.mp4", count=60, options={"g": "20", "sc_threshold": "0"}))
+    assert numbered.numbers(video.without_seeking().read([50, 3, 41])) == [50, 3, 41]
+
+
+def test_clip_too_short_for_a_window_is_refused(tmp_path):
+    path = make_clip(tmp_path / "a.npz", frames=9)
+    with pytest.raises(ValueError, match="9 frames, reading is measured in windows of 16"):
+        reading.found(path=str(path), repeats=1)
+
+
+def test_each_measurement_is_a_task_of_its_own():
+    labels = [task.label for task in tasks(Bench())]
+    assert len(labels) == 4 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
+    assert [task.label for task in tasks(Bench(what=("step", "matmul")))] == ["matmul", "step"]
+    assert [task.label for task in tasks(Bench(what=("reading",), clip="/"))] == ["reading /"]
+
+
+def test_command_prints_a_table_and_adds_json_lines(cast, tmp_path):  # noqa: F811
+    out = tmp_path / "bench.jsonl"
+    out.write_text('{"what": "earlier"}\n')
+    words = ("forward", "--preset", "ramvid/vortex16", "--repeats", 1, "--threads", 1, "--device", "cpu")
+    ran: Ran = cast("bench", *words, "--out", out)
+    assert ran.code == 0, ran.err
+    assert "of matmul" in ran.out and "ramvid/vortex16" in ran.out and "threads: 1" in ran.out
+    earlier, row = map(json.loads, out.read_text().splitlines())
+    assert earlier == {"what": "earlier"}
+    assert set(row) >= FIELDS and row["machine"]["threads"] == 1
+    assert "1 line added" in ran.err
+
+
+def test_json_is_one_object_on_stdout(cast, tmp_path):  # noqa: F811
+    ran: Ran = cast("bench", "reading", "--clip", make_clip(tmp_path / "a.npz", frames=20), "--repeats", 1, "--json")
+    assert [row["case"] for row in ran.json["rows"]] == ["a.npz, 8×8: in one go", "a.npz, 8×8: random windows"]
+
+
+def test_simulator_is_timed_per_site_update(monkeypatch):
+    monkeypatch.setattr("framecast.bench.flows.TICKS", 3)
+    (row,) = flows.simulator(backend="numpy", repeats=1)
+    assert set(row) >= FIELDS and row["rate"] > 1e4
+    assert row["seconds"] == pytest.approx(1e6 / row["rate"])
+
+
+def test_what_is_not_installed_is_told_and_the_rest_goes_on():
+    task = Task("simulator numba", "tests.bench.heavy:refuse", {}, optional=True)
+    assert measure(task, threads=None) == ([], "simulator numba: no such thing here.")
+    with pytest.raises(ValueError, match="no such thing here"):
+        measure(dataclasses.replace(task, optional=False), threads=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["raeding"], 2, "'raeding' is not something to measure. Did you mean reading?"),
+        (["step", "--preset", "ramvid/vortex61"], 1, "Did you mean ramvid/vortex16?"),
+        (["step", "--precision", "16"], 2, "'16'"),
+        (["reading", "--clip", "gone.mp4"], 1, "gone.mp4: there is no such file or folder."),
+        (["matmul", "--out", "."], 1, ". is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(words, code, said, cast):  # noqa: F811
+    ran: Ran = cast("bench", *words)
+    assert ran.code == code and said in ran.err.splitlines()[-1]
+
+
+def test_numbers_are_scaled_to_be_read():
+    assert [_scaled(n, "s") for n in (2.5e-5, 0.25, 1234.0)] == ["25 µs", "250 ms", "1.23e+03 s"]
+    assert _scaled(1.42e9, "B") == "1.42 GB"
