@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconstruct": ("measure:RECONSTRUCT", "Encode and decode clips: what a model's codec keeps."),
     "score": ("measure:SCORE", "How likely a model finds clips, in bits per dimension."),
     "train": ("train:TRAIN", "Train a model on a folder of clips; stop and resume exactly."),
+    "evaluate": ("evaluate:EVALUATE", "Judge a model by a protocol, beside the simple forecasts."),
+    "samplers": ("evaluate:SAMPLERS", "Compare samplers and step counts on a model: quality beside cost."),
     "data check": ("data:CHECK", "List what lies in a folder: usable, short, broken and duplicate files."),
     "data show": ("data:SHOW", "A sheet and an animation of clips as the model will see them."),
     "data simulate": ("data:SIMULATE", "Write a data set of simulated flows."),
@@ -39,9 +41,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models pull": ("models:PULL", "Download a model from the hub to a folder here."),
     "config show": ("config:SHOW", "The settings of a preset or of a run, as YAML."),
     "config defaults": ("config:DEFAULTS", "Every setting of a system with its default and what it means."),
+    "bench": ("bench:BENCH", "What networks, sampling, reading and simulating cost on this machine."),
     "doctor": ("doctor:DOCTOR", "Versions, devices, decoders and write access, in one block to paste."),
 }
-    "bench": ("bench:BENCH", "What networks, sampling, reading and simulating cost on this machine."),
 
 
 def main(words: Sequence[str] | None = None) -> int:

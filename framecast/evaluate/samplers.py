@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sampler, how many steps: the same windows forecast under each, quality beside cost.
+
+Few steps are compared on many windows, many steps on fewer; every row is also given on the windows that all share, with
+its difference from the longest chain there, paired by window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from framecast.data.files import new_file
+from framecast.evaluate.protocols import Windows
+from framecast.evaluate.run import METRICS, Scores, judge
+from framecast.generate import Model
+
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+SHORT, LONG, LONGEST = (5, 10, 20, 50), (100, 250), 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the study."""
+
+    sampler: str
+    steps: int
+    windows: int
+    samples: int
+
+    def __str__(self) -> str:
+        return f"{self.sampler} {self.steps}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one case gave."""
+
+    case: Case
+    scores: Scores
+
+    @property
+    def seconds(self) -> float:
+        """Of one sample of one window."""
+        return self.scores.seconds / (self.case.windows * self.case.samples)
+
+
+def study(
+    model: Model,
+    windows: Windows,
+    known: Sequence[int],
+    *,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Run all cases; those that `folder` holds already are read from there, so that a stopped study goes on.
+
+    First every sampler at few steps on 16 windows × 4 samples, then `ddpm` and the best of the others at 100 and 250
+    steps on 8 × 4, and `ddpm` at 1000 on 8 × 2.
+
+    Args:
+        model: to sample from.
+        windows: at least 16.
+        known: given frames of each.
+        folder: one JSON file per case; made if need be.
+        progress: called with network calls done and in all (of samples and steps).
+
+    Raises:
+        ValueError: too few windows, or a folder that holds cases of another model or of other windows.
+    """
+    if len(windows) < 16:
+        raise ValueError(f"the study needs 16 windows, got {len(windows)}.")
+    short = [Case(sampler, steps, 16, 4) for sampler in SAMPLERS for steps in SHORT]
+    # the best is known only later, its cost is not
+    total = sum(_calls(case) for case in [*short, *_long("ddpm", "ddim")])
+    rows: list[Row] = []
+    for case in _cases(short, rows):
+        path, some = folder / f"{case.sampler}-{case.steps}.json", windows.first(case.windows)
+        if path.exists():
+            scores = _read(path, case, model, some)
+        else:
+            scores = _judged(model, some, known, case)
+            with new_file(path) as whole:
+                whole.write_text(json.dumps(_plain(case, scores, model)) + "\n", encoding="utf-8")
+        rows.append(Row(case, scores))
+        if progress is not None:
+            progress(sum(_calls(row.case) for row in rows), total)
+    return rows
+
+
+def _cases(short: Sequence[Case], rows: Sequence[Row]) -> Iterator[Case]:
+    """The cases in turn; the later ones depend on what the first gave."""
+    yield from short
+    others = (row for row in rows if row.case.sampler != "ddpm")
+    best = min(others, key=lambda row: row.scores.windows("crps_fair").mean())
+    yield from _long("ddpm", best.case.sampler)
+
+
+def _long(first: str, second: str) -> list[Case]:
+    cases = [Case(sampler, steps, 8, 4) for steps in LONG for sampler in (first, second)]
+    return [*cases, Case(first, LONGEST, 8, 2)]
+
+
+def _calls(case: Case) -> int:
+    return case.steps * case.windows * case.samples
+
+
+def _judged(model: Model, windows: Windows, known: Sequence[int], case: Case) -> Scores:
+    options = model.options({"sampler": case.sampler, "steps": case.steps})
+    return judge(model, windows, known, samples=case.samples, options=options)
+
+
+def report(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table: per case fair CRPS, PSNR and seconds a sample, and the difference from the longest chain.
+
+    `crps_fair_shared` and `minus_longest` are over the windows that all cases share.
+    """
+    shared = min(row.case.windows for row in rows)
+    longest = max(rows, key=lambda row: row.case.steps).scores.first(shared)
+    return [
+        {
+            **asdict(row.case),
+            "crps_fair": row.scores.interval("crps_fair").plain(),
+            "psnr": row.scores.interval("psnr").plain(),
+            "seconds_per_sample": float(f"{row.seconds:.4g}"),
+            "crps_fair_shared": row.scores.first(shared).interval("crps_fair").plain(),
+            "minus_longest": row.scores.first(shared).less(longest).plain(),
+        }
+        for row in rows
+    ]
+
+
+def _plain(case: Case, scores: Scores, model: Model) -> dict[str, Any]:
+    return {
+        **asdict(case),
+        "model": model.name,
+        "sha256": model.digest,
+        "seconds": scores.seconds,
+        "units": list(scores.units),
+        "values": {metric: np.round(scores.values[metric], 5).tolist() for metric in METRICS},
+        "record": scores.record,
+    }
+
+
+def _read(path: Path, case: Case, model: Model, windows: Windows) -> Scores:
+    """A case that was run before.
+
+    Raises:
+        ValueError: it is of another model or of other windows, or cannot be read.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        values = {metric: np.array(told["values"][metric]) for metric in METRICS}
+        scores = Scores(told["model"], told["units"], values, told["samples"], told["seconds"], told["record"])
+        asked = {**asdict(case), "sha256": model.digest, "units": list(windows.units)}
+        same = all(told[key] == value for key, value in asked.items())
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no case of a sampler study; choose another --out.") from None
+    if not same:
+        raise ValueError(f"{path} is of another model or of other windows; choose another --out.")
+    return scores
