@@ -299,6 +299,25 @@ USAGE = [
     ("train --devices 0", 2, r"--devices: '0' is not a whole number above 0"),
 ]
 
+SIMPLE = [  # forecasts in place of a model
+    ("predict persistance clip.npz", 1, r"no model 'persistance'.+Did you mean persistence\?"),
+    ("predict analog clip.npz", 1, r"analog looks for the nearest training windows: .+--sample\.reference DIR"),
+    ("predict analog clip.npz --sample.reference bare", 1, r"bare holds no clips"),
+    ("predict analog clip.npz --sample.reference nowhere", 1, r"nowhere does not exist"),
+    ("predict analog clip.npz --sample.reference notes.txt", 1, r"notes\.txt is a file; give a folder"),
+    ("predict analog clip.npz --sample.reference clips --horizon 20", 1, r"longest clip of clips has 12 frames"),
+    ("predict analog rgb.mp4 --sample.reference clips", 1, r"clips have 1 channel .+the given one has 3: add --gray"),
+    ("predict analog clip.npz --sample.reference clips --sample.neighbours 0", 1, r"neighbours is 0"),
+    ("predict analog clip.npz --sample.neighbour 3", 2, r"Did you mean sample\.neighbours\?"),
+    ("predict persistence clip.npz --sample.reference clips", 2, r"sample\.reference is not a setting"),
+    ("predict linear-blend clip.npz", 1, r"linear-blend fills gaps .+that can: persistence, .+that predict: ramvid"),
+    ("predict linear-extrapolation clip.npz --context 1", 1, r"needs two known frames"),
+    ("infill motion-compensated clip.npz --known 0,5", 1, r"must come first\. Simple forecasts that can: persistence"),
+    ("generate persistence", 1, r"makes frames from known ones and none is given\. Systems that generate: ramvid"),
+    ("score persistence clip.npz", 1, r"persistence cannot score: it gives no likelihood"),
+    ("predict persistence float.npy", 1, r"float\.npy: .+unknown range"),
+]
+
 SAMPLING = [
     ("--sampler ddimm", 2, r"sample\.sampler is 'ddimm'; it can be ddpm, ddim, dpmpp_2m"),
     ("--sample.stpes 3", 2, r"sample\.stpes is not a setting\. Did you mean sample\.steps\?"),
@@ -433,7 +452,7 @@ OTHERS = [
 
 SAMPLED = [(f"predict tiny clip.npz {words}", code, said) for words, code, said in SAMPLING]
 TRAINED = [(f"train tiny.yaml --device cpu {words}", code, said) for words, code, said in DATA]
-CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS]
+CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SIMPLE, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS]
 
 
 # ---- the tests

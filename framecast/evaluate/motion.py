@@ -18,6 +18,7 @@ Flow = Float[Tensor, "b 2 h w"]  # displacement in pixels: along the width, alon
 
 _COARSE, _FINE = 64, 256  # short sides, pixels: where blocks are matched, and the finest size at which motion is judged
 _REACH = 5  # pixels of the coarse size that things may move between two frames
+_DAMPING = 1e-2  # of a step, as a share of the mean strength of texture
 _STEPS = 4  # Gauss-Newton steps per size
 # windows (standard deviation in pixels, weight): the narrow one decides where it sees texture, the wide ones elsewhere
 _WINDOWS = ((1.5, 1.0), (4.0, 0.1), (12.0, 0.01))
@@ -76,20 +77,21 @@ def _match(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _refine(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:
-    """Gauss-Newton steps on the windowed squared difference.
+    """Gauss-Newton steps towards one displacement per window.
 
-    With g the gradient of what was moved: (sum g g^T) du = -sum g (after - moved).
+    With v the displacement so far and g the gradient of what it moves, after - moved + g (u - v) is to vanish, in the
+    least squares over the window: (sum g g^T) u = sum g (g v - (after - moved)).
     """
     for _ in range(_STEPS):
         moved = _warped(before, flow)
         gx, gy = _slopes(moved)
-        rest = after - moved
-        products = torch.stack([gx * gx, gy * gy, gx * gy, gx * rest, gy * rest], dim=1).mean(2)
+        goal = gx * flow[:, :1] + gy * flow[:, 1:] - (after - moved)
+        products = torch.stack([gx * gx, gy * gy, gx * gy, gx * goal, gy * goal], dim=1).mean(2)
         xx, yy, xy, xr, yr = _windowed(products).unbind(1)
-        damped = 1e-2 * (xx + yy).mean((-2, -1), keepdim=True) + 1e-12  # where there is no texture nothing changes
-        xx, yy = xx + damped, yy + damped
-        step = torch.stack([xy * yr - yy * xr, xy * xr - xx * yr], dim=1) / (xx * yy - xy * xy)[:, None]
-        flow = flow + step.clamp(-0.5, 0.5)
+        damped = _DAMPING * (xx + yy).mean((-2, -1), keepdim=True) + 1e-12  # where there is no texture nothing changes
+        xx, yy, xr, yr = xx + damped, yy + damped, xr + damped * flow[:, 0], yr + damped * flow[:, 1]
+        fresh = torch.stack([yy * xr - xy * yr, xx * yr - xy * xr], dim=1) / (xx * yy - xy * xy)[:, None]
+        flow = flow + (fresh - flow).clamp(-1, 1)
     return flow
 
 
