@@ -310,6 +310,20 @@ def test_compiled_solver_without_numba_is_refused_in_a_sentence(monkeypatch):
         chosen("cuda")
 
 
+def test_compiled_solver_works_where_nothing_can_be_kept(monkeypatch):
+    numba = pytest.importorskip("numba")
+    from framecast.data.simulate import compiled
+
+    def njit(function, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return plain(function, **options)
+
+    plain = numba.njit
+    monkeypatch.setattr(numba, "njit", njit)
+    assert callable(compiled._kernel.__wrapped__(80, False))
+
+
 def test_zero_viscosity_is_refused():
     with pytest.raises(ValueError, match="above 0"):
         Lattice(waves(8), shear_viscosity=0.0, bulk_viscosity=0.1)

@@ -2,6 +2,7 @@
 """Named simulated sets: what they hold, that they are reproducible, and that folders of others are safe."""
 
 import json
+import threading
 from types import MappingProxyType
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from framecast.data.array_file import open_array
 from framecast.data.simulate import sets
-from framecast.data.simulate.sets import SETS, about, flows, futures, make, simulate, window_starts
-from framecast.data.simulate.street import VortexSet, shedding
+from framecast.data.simulate.sets import SETS, about, flows, futures, make, simulate, speed, window_starts
+from framecast.data.simulate.street import RunSet, VortexSet, shedding
 
 
 @pytest.fixture
@@ -30,6 +31,25 @@ def tiny(monkeypatch):
     )
     monkeypatch.setitem(SETS, "tiny", kind)
     return "tiny"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Three long runs that are neither long nor large."""
+    kind = RunSet(
+        size=16, diameter=4, inflow=0.1, reynolds=(30.0, 60.0, 90.0), ticks_per_frame=5, warm_up=40, frames=20
+    )
+    monkeypatch.setitem(SETS, "runs", kind)
+    return "runs"
+
+
+@pytest.fixture
+def compiled():
+    pytest.importorskip("numba")
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_street_has_about_ten_frames_a_period_and_scaled_values():
@@ -120,6 +140,110 @@ def test_interrupted_run_goes_on_and_ends_in_the_same_bytes(tiny, tmp_path):
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
+def test_workers_do_not_change_a_byte(tiny, runs, tmp_path):
+    for name in (tiny, runs):
+        for workers in (1, 3):
+            simulate(name, tmp_path / f"{name}{workers}", workers=workers)
+        one, three = contents(tmp_path / f"{name}1"), contents(tmp_path / f"{name}3")
+        assert len(one) > 7 and one == three
+
+
+def test_backends_make_the_same_flows(tiny, compiled):
+    plain, fast = (list(make(tiny, "test", range(4), frames=6, backend=backend)) for backend in ("numpy", "numba"))
+    for (number, clip, told), (same_number, same_clip, same_told) in zip(plain, fast, strict=True):
+        assert number == same_number and torch.equal(clip.frames, same_clip.frames)
+        assert (told.pop("backend"), same_told.pop("backend")) == ("numpy", "numba")
+        assert json.dumps(told) == json.dumps(same_told)
+
+
+def test_folder_begun_by_one_backend_is_finished_by_the_other(tiny, tmp_path, compiled):
+    simulate(tiny, tmp_path / "a", flows=1, backend="numpy")
+    assert simulate(tiny, tmp_path / "a", backend="numba").kept == 3
+    for number, flow in enumerate(flows(tiny, "train")):
+        file = open_array(tmp_path / "a" / "train" / f"flow_{number:04d}.npz")
+        assert torch.equal(file.read(range(6)), flow.frames)
+
+
+def test_interrupted_workers_leave_whole_files_and_no_thread(tiny, tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny, tmp_path, workers=2, progress=stop)
+    assert threading.active_count() == before
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["flow_0000.npz", "set.json"]
+
+
+def test_failing_flow_fails_the_whole_with_its_own_words(monkeypatch, tmp_path):
+    wild = VortexSet(size=12, diameter=4, inflow=0.5, reynolds=(1e5, 1e6), offset=2, ticks_per_frame=500, warm_up=3000)
+    monkeypatch.setitem(SETS, "wild", wild)
+    with pytest.raises(ValueError, match="became unstable"):
+        simulate("wild", tmp_path, flows=2, workers=2)
+
+
+def test_runs_are_cut_into_parts_of_one_range(runs, tmp_path):
+    steps = []
+    made = simulate(runs, tmp_path, progress=lambda done, total: steps.append((done, total)))
+    assert (made.written, made.kept) == (6, 0) and steps[0] == (0, 6) and steps[-1] == (6, 6)
+    files = [open_array(tmp_path / split / f"flow_000{n}.npz") for split in ("train", "test") for n in range(3)]
+    assert [file.frames for file in files] == [16, 16, 16, 4, 4, 4]
+    read = [file.read(range(file.frames)) for file in files]
+    least, greatest = float(min(x.min() for x in read)), float(max(x.max() for x in read))
+    assert {file.value_range for file in files} == {(least, greatest)} and least < 0 < greatest
+    stacked = np.load(tmp_path / "vortex.npy")
+    assert stacked.dtype == np.float32 and np.array_equal(stacked, torch.cat(read)[:, 0].numpy())
+    assert not (tmp_path / ".runs").exists()
+    # the test part goes on where the training part ends
+    seam = (read[3][0] - read[0][-1]).abs().mean()
+    assert 0 < seam < 3 * (read[0][-1] - read[0][-2]).abs().mean()
+
+
+def test_interrupted_runs_go_on_and_end_in_the_same_bytes(runs, tmp_path):
+    def stop_at(step):
+        def stop(done, total):
+            if done == step:
+                raise KeyboardInterrupt
+
+        return stop
+
+    for step in (1, 4):  # while runs are computed, while they are cut
+        with pytest.raises(KeyboardInterrupt):
+            simulate(runs, tmp_path / "a", progress=stop_at(step), workers=1)
+    assert simulate(runs, tmp_path / "a").kept == 2
+    simulate(runs, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    (tmp_path / "a" / "vortex.npy").unlink()
+    assert simulate(runs, tmp_path / "a").written == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_fewer_runs_are_another_set(runs, tmp_path):
+    simulate(runs, tmp_path, flows=1, frames=5)
+    with pytest.raises(ValueError, match=r"holds another set \(runs, seed 0, 1 runs, 5 frames"):
+        simulate(runs, tmp_path, flows=2, frames=5)
+
+
+def test_benchmark_set_has_the_published_size():
+    kind = SETS["simulation128"]
+    assert (kind.size, kind.lattice, kind.ticks_per_frame) == (128, 128, 128)
+    assert len(kind.reynolds) * kind.frames == 10_000 and kind.counts == {"train": 8, "test": 8}
+    bumps = {about("simulation128", "test", number)["bump"] for number in range(8)}
+    assert len(bumps) == 8 and all(0.05 <= bump <= 0.15 for bump in bumps)
+    assert about("simulation128", "test", 7)["reynolds"] == 300.0
+    with pytest.raises(ValueError, match="simulate and read its files"):
+        flows("simulation128", "test", 1)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_speed_is_told_of_sets_with_a_lattice(backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    assert 1e5 < speed("vortex32", backend=backend, ticks=3) < 1e11
+    with pytest.raises(ValueError, match="no lattice"):
+        speed("bouncing32", backend=backend)
+
+
 def test_more_flows_can_be_added(tiny, tmp_path):
     simulate(tiny, tmp_path, splits=["train"], flows=2)
     made = simulate(tiny, tmp_path, splits=["train", "test"], flows=3)
@@ -180,6 +304,11 @@ def test_futures_belong_to_their_clip():
         (MappingProxyType({"name": "vortex33"}), "vortex32"),
         (MappingProxyType({"name": "vortex16", "splits": ["dev"]}), "validation"),
         (MappingProxyType({"name": "vortex16", "flows": 0}), "flows is 0"),
+        (MappingProxyType({"name": "vortex16", "workers": 0}), "workers is 0"),
+        (MappingProxyType({"name": "vortex16", "backend": "cuda"}), "choose auto, numpy or numba"),
+        (MappingProxyType({"name": "simulation128", "splits": ["test"]}), "written whole"),
+        (MappingProxyType({"name": "simulation128", "flows": 9}), "has 8 runs"),
+        (MappingProxyType({"name": "simulation128", "frames": 4}), "5 or more"),
     ],
 )
 def test_wrong_requests_say_what_there_is(tmp_path, arguments, said):

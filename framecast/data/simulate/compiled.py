@@ -206,7 +206,6 @@ def _kernel(stride: int, pushed: bool) -> Callable[..., None]:
     """The solver for rows whose fields lie `stride` numbers apart, with a body force or without the sums for one."""
     row, slot = 6 * stride, 9 * stride  # numbers in a row of moments and of populations
 
-    @numba.njit(error_model="numpy", nogil=True, cache=True)
     def run(fields, ring, size, kind, rates, inflow, force, links, solid, ticks, watched, probe):
         height, width = size
         opened, slip, around = kind
@@ -238,4 +237,7 @@ def _kernel(stride: int, pushed: bool) -> Callable[..., None]:
                     watched[tick, flow, 0] = moments[row + probe + stride + 1]
                     watched[tick, flow, 1] = moments[row + probe + 2 * stride + 1]
 
-    return run
+    try:
+        return numba.njit(run, error_model="numpy", nogil=True, cache=True)
+    except RuntimeError:  # neither this folder nor the user's can be written to
+        return numba.njit(run, error_model="numpy", nogil=True)

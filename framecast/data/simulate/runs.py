@@ -62,11 +62,16 @@ def write_runs(
     missing = [
         key for key, path in files.items() if not is_made(path, abouts[key[1]] | {"split": key[0], "frames": frames})
     ]
-    parts, report = folder / ".runs", progress or (lambda done, total: None)
+    parts = folder / ".runs"
+
+    def report(computed: int, cut: int) -> None:
+        if progress is not None:
+            progress(computed + cut, 2 * runs)
+
     if missing:
         to_run = [told for told in abouts if not is_made(_part(parts, told["number"]), told | {"frames": frames})]
         done = runs - len(to_run)
-        report(2 * done, 2 * runs)
+        report(done, 0)
 
         def compute(told: dict[str, Any], stop: Event) -> tuple[np.ndarray, float]:
             return film_run(kind, told["reynolds"], told["bump"], frames=frames, backend=backend, stop=stop)
@@ -76,8 +81,12 @@ def write_runs(
             told |= {"least": float(pictures.min()), "greatest": float(pictures.max())}
             _write(_part(parts, told["number"]), pictures, None, told)
             done += 1
-            report(2 * done, 2 * runs)
-        _cut(parts, {key: files[key] for key in missing}, runs=runs, tested=frames // 5)
+            report(done, 0)
+        value_range = _common_range(parts, runs)
+        for number in range(runs):
+            mine = {split: files[split, number] for split in _SPLITS if (split, number) in missing}
+            _cut(_part(parts, number), mine, value_range=value_range, tested=frames // 5)
+            report(runs, number + 1)
     if not (folder / "vortex.npy").exists():
         _stack(folder / "vortex.npy", [_file(folder, split, number) for split in _SPLITS for number in range(runs)])
     shutil.rmtree(parts, ignore_errors=True)
@@ -92,18 +101,22 @@ def _part(parts: Path, number: int) -> Path:
     return parts / f"run_{number:04d}.npz"
 
 
-def _cut(parts: Path, files: Mapping[tuple[str, int], Path], *, runs: int, tested: int) -> None:
-    """Cut the runs into the files that are missing, all with the range of all frames of all runs."""
+def _common_range(parts: Path, runs: int) -> tuple[float, float]:
+    """Least and greatest value of all runs."""
     abouts = []
     for number in range(runs):
         with np.load(_part(parts, number), allow_pickle=False) as entries:
             abouts.append(json.loads(str(entries["generated_by"])))
-    value_range = min(told["least"] for told in abouts), max(told["greatest"] for told in abouts)
-    for (split, number), path in files.items():
-        with np.load(_part(parts, number), allow_pickle=False) as entries:
-            pictures = entries["frames"]
+    return min(told["least"] for told in abouts), max(told["greatest"] for told in abouts)
+
+
+def _cut(part: Path, files: Mapping[str, Path], *, value_range: tuple[float, float], tested: int) -> None:
+    """Cut a run into the files that are missing, by split."""
+    with np.load(part, allow_pickle=False) as entries:
+        pictures, told = entries["frames"], json.loads(str(entries["generated_by"]))
+    for split, path in files.items():
         mine = pictures[:-tested] if split == "train" else pictures[-tested:]
-        _write(path, mine[:, None], value_range, abouts[number] | {"split": split})
+        _write(path, mine[:, None], value_range, told | {"split": split})
 
 
 def _write(
