@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from framecast import forecast
-from framecast.checkpoint import PartInfo, build_system, save_model
+from framecast.checkpoint import PartInfo, build_system, load_system, save_model
 from framecast.cli.main import main
 from framecast.data.array_file import write_array
 from framecast.data.image_file import write_image
@@ -147,12 +147,17 @@ def spoil_models(at):
     weights = copy("cut-part") / "diffusion.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (copy("no-json") / "config.json").write_text("{not json")
+    edited("field", lambda c: c["video"].update(value_range=[-1, 1]))
     edited("newer", lambda c: c.update(format_version=99))
     edited("unknown", lambda c: c.update(system="ramvit"))
     edited("untold", lambda c: c.update(parts={}))
     edited("wider", lambda c: c["model"].update(width=16))
     edited("uneven-width", lambda c: c["model"].update(width=9))
     edited("listed", lambda c: c.update(provenance=[1]))
+
+    large = load_system(at / "tiny")
+    next(large.parameters()).data.view(-1)[0] = 70_000
+    save_model(at / "large", large, parts=parts, provenance={})
 
 
 def spoil_weights(at):
@@ -241,6 +246,14 @@ FILES = [
     ("predict tiny rgb.mp4", 1, r"rgb\.mp4: model expects 1 channel, clip has 3: add --gray"),
     ("predict tiny clip.npz --rgb", 1, r"clip\.npz: --rgb makes 3 channels of 1, but the model expects 1"),
     ("predict tiny layers.npy --gray", 1, r"5 channels, which are not colours: --gray does not apply"),
+    (
+        "predict tiny layers.npy",
+        1,
+        r"layers\.npy: model expects 1 channel, clip has 5: keep 1 of them in the array, or",
+    ),
+    ("predict tiny wide.npy --value-range -1,1", 1, r"wide\.npy: values span .+: declare their own with --value-range"),
+    ("predict field wide.npy", 1, r"wide\.npy: values span .+-1 to 1, which is the model's: convert them to its units"),
+    ("predict field rgb.mp4", 1, r"rgb\.mp4: model expects 1 channel, clip has 3: add --gray"),
     ("predict tiny uneven", 1, r"uneven: 3\.png is 10x8, 0\.png is 8x8"),
     ("predict tiny torn", 1, r"torn/2\.png: not an image"),
     ("predict tiny bare", 1, r"bare: the folder holds no numbered images"),
@@ -427,6 +440,9 @@ MODELS = [
     ("predict untold clip.npz", 1, r"untold has no trained part diffusion; train it"),
     ("predict wider clip.npz", 1, r"wider/diffusion\.safetensors: weight \S+ has shape"),
     ("predict uneven-width clip.npz", 1, r"uneven-width/config\.json: width 9 is not a multiple"),
+    ("models export large half --half", 1, r"weight \S+ reaches 70000, and 16 bits hold up to 65504"),
+    ("models export cut-part half --half", 1, r"cut-part/diffusion\.safetensors is damaged"),
+    ("models export tiny mine --half", 1, r"mine exists already and is not overwritten"),
     ("models info listed", 1, r"listed/config\.json is damaged"),
     ("predict run-early clip.npz", 1, r"run-early holds no checkpoint yet"),
     ("models import page.pt --preset ramvid/bair64", 1, r"page\.pt is a web page, not a weight file"),

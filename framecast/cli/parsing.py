@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def parse(name: str, command: Command, words: Sequence[str]) -> argparse.Namespa
     talk.add_argument("-v", "--verbose", action="store_true", help="print more, and tracebacks of errors")
     talk.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     fixed, settings = _split_settings(words, command.settings)
-    args, unknown = parser.parse_known_args(fixed)
+    args, unknown = parser.parse_known_args(_negatives_joined(fixed))
     for word in unknown:
         flag = word.partition("=")[0]
         if flag.startswith("-"):
@@ -89,6 +90,22 @@ def parse(name: str, command: Command, words: Sequence[str]) -> argparse.Namespa
         raise UsageError(f"framecast {name} takes no further word {word!r}. See framecast {name} --help.")
     args.settings = settings
     return args
+
+
+def _negatives_joined(words: Sequence[str]) -> list[str]:
+    """Words in which a value such as -1,1 is written on to its flag: by itself it would be taken for one.
+
+    Example:
+        >>> _negatives_joined(["flow.npy", "--value-range", "-1,1", "--gray"])
+        ['flow.npy', '--value-range=-1,1', '--gray']
+    """
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--[^=]+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _split_settings(words: Sequence[str], heads: Sequence[str]) -> tuple[list[str], Settings]:

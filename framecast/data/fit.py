@@ -52,6 +52,7 @@ def fit(clip: Clip, spec: VideoSpec, *, colour: Colour = "keep") -> tuple[Clip, 
         chosen = nearest_frames(np.arange(len(clip)) / clip.fps, spec.fps)  # type: ignore[arg-type]
         notes.append(_rate_note(clip.fps, spec, len(chosen), len(clip)))
         clip = replace(clip, frames=clip.frames[torch.from_numpy(chosen)], fps=spec.fps)
+    notes += _timeless_notes(clip.fps, spec)
     size = (clip.frames.shape[1], clip.frames.shape[2], clip.frames.shape[3])
     value_range, range_notes = _units(clip, spec)
     frames = fitted.fit(clip.frames, channels=channels, height=spec.height, width=spec.width)
@@ -103,7 +104,7 @@ def read_fitted(
         rate = f" at {spec.fps:g} frames per second" if resampled else ""
         asked = f"frame {start} on" if frames is None else f"frames {start} to {end - 1}"
         raise BadClip(f"{path}: {asked} asked for, the clip has {len(indices)} frames{rate}.")
-    notes += [_rate_note(file.fps, spec, len(indices), file.frames)] if resampled else []
+    notes += [_rate_note(file.fps, spec, len(indices), file.frames)] if resampled else _timeless_notes(file.fps, spec)
     clip = _read_in_parts(file, indices[start:end].tolist(), channels, spec)
     clip = replace(clip, fps=spec.fps if resampled else file.fps)
     value_range, range_notes = _units(clip, spec)
@@ -113,7 +114,10 @@ def read_fitted(
         try:
             to_video(clip)  # refuses values outside the range, here where the file is known
         except ValueError as error:
-            raise BadClip(f"{path}: {error}") from None
+            told = str(error).rstrip(".")
+            if value_range == spec.value_range:
+                raise BadClip(f"{path}: {told}, which is the model's: convert them to its units.") from None
+            raise BadClip(f"{path}: {told}: declare their own with --value-range LOW,HIGH.") from None
     return clip, notes
 
 
@@ -137,13 +141,19 @@ def _wanted_channels(have: int, spec: VideoSpec, colour: Colour) -> int:
     """Channels after the change of colour; they must be the model's."""
     channels = {"keep": have, "gray": 1, "rgb": 3}[colour]
     if colour != "keep" and have not in (1, 3):
-        raise ValueError(f"the clip has {have} channels, which are not colours: --{colour} does not apply.")
+        raise ValueError(
+            f"the clip has {have} channels, which are not colours: --{colour} does not apply; keep "
+            f"{_count(spec.channels)} of the array."
+        )
     if not spec.channels:
         return channels
     if channels != spec.channels and channels != have:
-        raise ValueError(f"--{colour} makes {_count(channels)} of {have}, but the model expects {spec.channels}.")
+        raise ValueError(
+            f"--{colour} makes {_count(channels)} of {have}, but the model expects {spec.channels}: leave it out."
+        )
     if channels != spec.channels:
-        flag = {(3, 1): "add --gray, or ", (1, 3): "add --rgb, or "}.get((channels, spec.channels), "")
+        keep = f"keep {spec.channels} of them in the array, or " if channels > spec.channels else ""
+        flag = {(3, 1): "add --gray, or ", (1, 3): "add --rgb, or "}.get((channels, spec.channels), keep)
         raise ValueError(
             f"model expects {_count(spec.channels)}, clip has {channels}: {flag}choose a {channels}-channel model."
         )
@@ -161,13 +171,25 @@ def _units(clip: Clip, spec: VideoSpec) -> tuple[tuple[float, float] | None, lis
     clip was declared with. Pictures have no units, their own range is mapped.
     """
     own, model = clip.value_range, spec.value_range
-    if clip.frames.dtype == torch.uint8 or model in (own, (0.0, 255.0)) or own is None:
+    if model in (own, (0.0, 255.0)) or own is None:
         return own, []
+    if clip.frames.dtype == torch.uint8:
+        return own, [f"a picture, not a field: its 0 to 255 stand for the model's {model[0]:g} to {model[1]:g}."]
     return model, [f"values read in the model's range {model[0]:g} to {model[1]:g}, not {own[0]:g} to {own[1]:g}."]
 
 
 def _rate_note(fps: float | None, spec: VideoSpec, kept: int, of: int) -> str:
-    return f"{fps:.4g} to {spec.fps:.4g} frames per second: {kept} of {of} frames, by time stamp."
+    rates = f"{fps:.4g} to {spec.fps:.4g} frames per second"
+    if kept > of:
+        return f"{rates}: slower than the model's clips, so that {of} frames repeat to fill {kept}."
+    return f"{rates}: {kept} of {of} frames, by time stamp."
+
+
+def _timeless_notes(fps: float | None, spec: VideoSpec) -> list[str]:
+    """A line where the model has a rate and the clip none to go by."""
+    if fps is not None or spec.fps is None:
+        return []
+    return [f"its frame rate is not known: frames are taken as stored, as if {spec.fps:.4g} came per second."]
 
 
 def _picture_notes(size: tuple[int, int, int], channels: int, spec: VideoSpec) -> list[str]:
@@ -180,6 +202,8 @@ def _picture_notes(size: tuple[int, int, int], channels: int, spec: VideoSpec) -
         covering = fitted.covering(height, width, height=spec.height, width=spec.width)
         word = "enlarged" if covering[0] > height else "reduced" if covering[0] < height else "kept"
         cropped = "" if covering == (spec.height, spec.width) else ", centre cropped"
+        left = spec.height * spec.width / (covering[0] * covering[1])
+        cropped += f" ({100 * left:.2g}% of the picture is left)" if left < 0.5 else ""
         notes.append(f"{width}x{height} to {spec.width}x{spec.height} pixels: short side {word}{cropped}.")
     return notes
 

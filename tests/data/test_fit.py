@@ -56,7 +56,24 @@ def test_rate_follows_the_time_stamps():
 @pytest.mark.parametrize(("have", "want"), [(None, 10.0), (25.0, None), (29.97, 30.0)])
 def test_rates_that_are_equal_or_unknown_change_nothing(have, want):
     fitted, changes = fit(Clip(pictures(), fps=have), spec(fps=want, height=48, width=64))
-    assert len(fitted) == 12 and fitted.fps == have and changes == []
+    assert len(fitted) == 12 and fitted.fps == have
+    unknown = "its frame rate is not known: frames are taken as stored, as if 10 came per second."
+    assert changes == ([unknown] if have is None else [])
+
+
+def test_clip_slower_than_the_model_is_said_to_repeat_frames():
+    fitted, changes = fit(Clip(pictures(6), fps=2.0), spec(fps=10.0, height=48, width=64))
+    assert numbered.numbers(fitted.frames)[:4] == [0, 0, 0, 1]
+    (said,) = changes
+    assert (
+        said
+        == f"2 to 10 frames per second: slower than the model's clips, so that 6 frames repeat to fill {len(fitted)}."
+    )
+
+
+def test_crop_that_leaves_little_says_how_little():
+    _, changes = fit(Clip(torch.zeros(2, 3, 24, 480, dtype=torch.uint8)), spec())
+    assert changes == ["480x24 to 24x24 pixels: short side kept, centre cropped (5% of the picture is left)."]
 
 
 def test_colours_change_only_when_asked():
@@ -91,6 +108,25 @@ def test_a_field_keeps_its_units_under_the_range_of_the_model():
     assert changes == ["values read in the model's range -5 to 5, not -1 to 1."]
     pictured, changes = fit(field, spec(channels=1))
     assert pictured.value_range == (-1.0, 1.0) and changes == []
+
+
+def test_a_picture_for_a_model_of_a_field_is_read_as_one_and_it_is_said():
+    picture = Clip(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 24, 24))
+    fitted, changes = fit(picture, spec(channels=1, value_range=(-5.0, 5.0)))
+    assert torch.equal(fitted.frames, picture.frames) and fitted.value_range == (0.0, 255.0)
+    assert changes == ["a picture, not a field: its 0 to 255 stand for the model's -5 to 5."]
+
+
+def test_values_out_of_range_are_told_what_to_do(tmp_path):
+    np.save(tmp_path / "wide.npy", np.linspace(-9, 9, 8 * 24 * 24, dtype=np.float32).reshape(8, 1, 24, 24))
+    field = spec(channels=1, value_range=(-1.0, 1.0))
+    for declared in (None, (-9.0, 9.0)):  # what is declared does not change the model's units
+        with pytest.raises(
+            BadClip, match=r"span -9 to 9, outside .+ -1 to 1, which is the model's: convert them to its"
+        ):
+            read_fitted(tmp_path / "wide.npy", field, value_range=declared)
+    with pytest.raises(BadClip, match=r"outside the declared range 0 to 1: declare their own with --value-range"):
+        read_fitted(tmp_path / "wide.npy", spec(channels=1), value_range=(0.0, 1.0))
 
 
 @pytest.mark.parametrize("parts", [1, 5])
