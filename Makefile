@@ -15,7 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/framecast demo --train
+	$(BIN)/framecast demo
 
 test: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration: simulate flows, train a small model on them, forecast flows it has never seen, and say how well.
+"""The demonstration: forecast flows that training never saw with the bundled model, and say how well.
 
-Everything lies in one folder: data/, run/, predict/, infill/, interpolate/, strip.png, forecast.mp4 and .webp, an
-unseen flow to try commands on, and numbers.json with what was measured and how.
+With `--train` the model is trained first, here, in two minutes. Everything lies in one folder: predict/, infill/,
+interpolate/, strip.png, forecast.mp4 and .webp, crps_map.png, an unseen flow to try commands on, numbers.json with what
+was measured and how; with `--train` also data/ and run/.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import dataclasses
 import json
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +24,37 @@ from framecast.experiment import Experiment
 from framecast.systems import preset
 
 if TYPE_CHECKING:
+    from framecast.evaluate.run import Scores
     from framecast.generate import Forecast, Model
     from framecast.video import Clip
 
-SET, PRESET = "vortex16", "ramvid/vortex16"
+
+@dataclass(frozen=True)
+class Shown:
+    """What is forecast."""
+
+    set: str  # whose test flows
+    windows: tuple[int, int]  # flows, and windows of each
+    infill: tuple[int, ...]  # known frames
+    context: int = 4
+    horizon: int = 12
+    samples: int = 8
+
+
+MODEL, PRESET = "vortex-ramvid", "ramvid/vortex16"  # the bundled model; what --train trains
+SHOWN = Shown("vortex32", (4, 1), infill=(0, 5, 10, 15))
+SHOWN_TRAINED = Shown("vortex16", (4, 2), infill=(0, 1, 6, 7))
 TRAIN_FLOWS, TRAIN_FRAMES = 32, 120
-TEST_FLOWS, WINDOWS_PER_FLOW = 4, 2
-CONTEXT, HORIZON, SAMPLES = 4, 12, 8
 CALIBRATION = 20  # steps trained to learn how long one takes
 
 
 def _arguments(parser: Parser) -> None:
-    parser.add_argument("--train", action="store_true", help="train the model here (the default for now)")
-    parser.add_argument(
+    training = parser.add_argument_group("training instead of taking the bundled model")
+    training.add_argument("--train", action="store_true", help="train a small model here first, about two minutes")
+    training.add_argument(
         "--minutes", type=above_zero, metavar="M", help="train for about so long instead of the preset's steps"
     )
-    parser.add_argument("--max-steps", type=positive, metavar="N", help="train for so many steps")
+    training.add_argument("--max-steps", type=positive, metavar="N", help="train for so many steps")
     parser.add_argument("--seed", type=whole, default=0, help="of flows, weights and noise (default 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="DIR", help="default demo, or the next free name"
@@ -45,62 +63,86 @@ def _arguments(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
+    from framecast.devices import pick_device
+    from framecast.generate import free_folder
     from framecast.train import Stopped
 
+    if args.minutes and args.max_steps:
+        raise UsageError("--minutes and --max-steps say the same thing twice; give one.")
+    if not args.train and (args.minutes or args.max_steps):
+        raise UsageError("--minutes and --max-steps say how long to train; add --train.")
+    pick_device(args.device)  # before anything is written
+    out = free_folder(args.out)
+    console.note(f"everything goes to {out}/")
     try:
-        return _demonstrate(args, console)
+        return _demonstrate(args, out, console)
     except Stopped as stopped:  # its run can be gone on with, though not the demonstration
         console.note(str(stopped))
         return 130
 
 
-def _demonstrate(args: argparse.Namespace, console: Console) -> int:
+def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     import framecast
-    from framecast.data.array_file import write_array
-    from framecast.data.simulate.sets import flows, simulate
-    from framecast.devices import pick_device
-    from framecast.generate import free_folder
-    from framecast.train.run import run
+    from framecast.evaluate.protocols import Windows
+    from framecast.evaluate.run import scored, simple_forecasts
 
-    if args.minutes and args.max_steps:
-        raise UsageError("--minutes and --max-steps say the same thing twice; give one.")
-    pick_device(args.device)  # before anything is written
-    began, out = time.perf_counter(), free_folder(args.out)
-    console.note(f"everything goes to {out}/")
-    with console.progress("simulating flows", unit="flows") as progress:
-        simulate(
-            SET,
-            out / "data",
-            splits=["train"],
-            flows=TRAIN_FLOWS,
-            frames=TRAIN_FRAMES,
-            seed=args.seed,
-            progress=progress,
-        )
-    experiment = _experiment(args, out / "data" / "train", console)
-    with console.training() as told:
-        trained = run(experiment, out=out / "run", device=args.device, progress=told)
-    model = framecast.load(out / "run", device=args.device)
-    model.name = f"{SET}-ramvid"
-    longest = CONTEXT + HORIZON
-    unseen = flows(SET, "test", TEST_FLOWS, WINDOWS_PER_FLOW * longest, seed=args.seed)
-    write_array(
-        out / "unseen.npz", unseen[0].frames, fps=None, value_range=unseen[0].value_range, generated_by={"set": SET}
-    )
-    windows = [flow[i * longest : (i + 1) * longest] for flow in unseen for i in range(WINDOWS_PER_FLOW)]
-    forecasts = _forecasts(model, windows, args.seed, console)
-    _show(model, windows[0], forecasts[0], out, seed=args.seed)
-    numbers = _numbers(forecasts) | {
-        "set": SET,
-        "preset": PRESET,
-        "training": {"steps": trained.steps, "seconds": round(trained.seconds, 1), "loss": trained.loss},
-        "record": forecasts[0].record,
+    began = time.perf_counter()
+    shown, training = (SHOWN_TRAINED, _train(args, out, console)) if args.train else (SHOWN, None)
+    model = framecast.load(out / "run" if args.train else MODEL, device=args.device)
+    model.name = f"{shown.set}-ramvid" if args.train else model.name
+    windows, units = _unseen(shown, out, args.seed, console)
+    forecasts = _forecasts(model, shown, windows, args.seed, console)
+    reference = out / "data" / "train" if args.train else None
+    mine = scored(model.name, forecasts, units)
+    others = simple_forecasts(Windows(windows, units), range(shown.context), reference=reference)
+    _show(model, shown, windows[0], forecasts[0], out, seed=args.seed)
+    numbers = {
+        "set": shown.set,
+        "unit": "8-bit levels",
+        "windows": len(windows),
+        "samples": shown.samples,
+        "context": shown.context,
+        "horizon": shown.horizon,
+        "model": _told(mine),
+        "simple_forecasts": {other.name: _told(other) for other in others},
+        "training": training,
+        "record": mine.record,
         "seconds": round(time.perf_counter() - began, 1),
     }
     (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    _tell(numbers, out, console)
+    _tell(numbers, [mine, *others], out, console)
+    _propose(f"{out}/run" if args.train else MODEL, out, console)
     console.result({"out": str(out), **numbers})
     return 0
+
+
+def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, Any]:
+    """Simulate flows and train the preset on them; what came of it."""
+    from framecast.data.simulate.sets import simulate
+    from framecast.train.run import run
+
+    with console.progress("simulating flows", unit="flows") as progress:
+        how: dict[str, Any] = {"flows": TRAIN_FLOWS, "frames": TRAIN_FRAMES, "seed": args.seed, "progress": progress}
+        simulate(SHOWN_TRAINED.set, out / "data", splits=["train"], **how)
+    experiment = _experiment(args, out / "data" / "train", console)
+    with console.training() as told:
+        trained = run(experiment, out=out / "run", device=args.device, progress=told)
+    return {"preset": PRESET, "steps": trained.steps, "seconds": round(trained.seconds, 1), "loss": trained.loss}
+
+
+def _unseen(shown: Shown, out: Path, seed: int, console: Console) -> tuple[list[Clip], list[str]]:
+    """Windows of flows that training never saw, and which flow each is of; the first flow is kept as a file."""
+    from framecast.data.array_file import write_array
+    from framecast.data.simulate.sets import flows
+
+    count, each = shown.windows
+    length = shown.context + shown.horizon
+    console.note(f"simulating {count} flows that training never saw")
+    unseen = flows(shown.set, "test", count, max(2, each) * length, seed=seed)
+    told = {"set": shown.set, "split": "test", "number": 0, "seed": seed}
+    write_array(out / "unseen.npz", unseen[0].frames, fps=None, value_range=unseen[0].value_range, generated_by=told)
+    windows = [flow[i * length : (i + 1) * length] for flow in unseen for i in range(each)]
+    return windows, [f"flow {number}" for number in range(count) for _ in range(each)]
 
 
 def _experiment(args: argparse.Namespace, data: Path, console: Console) -> Experiment:
@@ -137,79 +179,73 @@ def _experiment(args: argparse.Namespace, data: Path, console: Console) -> Exper
     return trained_for(steps, max(1, steps // 4))
 
 
-def _forecasts(model: Model, windows: list[Clip], seed: int, console: Console) -> list[Forecast]:
-    with console.progress("forecasting unseen flows", unit="windows") as progress:
+def _forecasts(model: Model, shown: Shown, windows: list[Clip], seed: int, console: Console) -> list[Forecast]:
+    with console.progress("forecasting them", unit="windows") as progress:
         made = []
         for i, window in enumerate(windows):
-            made.append(model.predict(window, HORIZON, context=CONTEXT, samples=SAMPLES, seed=seed + i))
+            how: dict[str, Any] = {"context": shown.context, "samples": shown.samples, "seed": seed + i}
+            made.append(model.predict(window, shown.horizon, **how))
             progress(i + 1, len(windows))
     return made
 
 
-def _show(model: Model, clip: Clip, forecast: Forecast, out: Path, *, seed: int) -> None:
+def _show(model: Model, shown: Shown, clip: Clip, forecast: Forecast, out: Path, *, seed: int) -> None:
     """Pictures of the first unseen window: forecast, infilling, interpolation."""
     from framecast.data.image_file import write_image
     from framecast.data.media import Row, grid, save_view, strip
 
     comment = f"Generated by framecast, model {model.name}; the row named truth is a simulated flow."
-    rows = [Row("truth", clip), *(Row(f"sample {i}", forecast.clip(i), forecast.known) for i in range(3))]
-    write_image(out / "strip.png", strip(rows, columns=CONTEXT + HORIZON), comment=comment)
+    rows = [
+        Row("truth", clip),
+        *(Row(f"sample {i}", forecast.clip(i), forecast.known) for i in range(min(3, len(forecast)))),
+    ]
+    write_image(out / "strip.png", strip(rows, columns=len(clip)), comment=comment)
     for suffix in (".mp4", ".webp"):
         save_view(out / f"forecast{suffix}", grid(rows), comment=comment)
+    forecast.save_crps_map(out / "crps_map.png")
     forecast.save(out / "predict")
     short = clip[: model.video.clip_frames]
-    last = len(short) - 1
-    model.infill(short, [0, 1, last - 1, last], samples=3, seed=seed).save(out / "infill")
+    model.infill(short, shown.infill, samples=3, seed=seed).save(out / "infill")
     model.interpolate(clip[::2], 2, samples=3, seed=seed).save(out / "interpolate")
 
 
-def _numbers(forecasts: list[Forecast]) -> dict[str, Any]:
-    """Scores over all windows, overall and by lead, in 8-bit units."""
-    scores = [s for s in (forecast.scores() for forecast in forecasts) if s]
-    result: dict[str, Any] = {
-        "unit": "8-bit levels",
-        "windows": len(scores),
-        "samples": SAMPLES,
-        "context": CONTEXT,
-        "horizon": HORIZON,
-    }
-    for who in ("model", "persistence"):
-        result[who] = {
-            name: round(sum(s[who][name] for s in scores) / len(scores), 3) for name in ("crps", "crps_fair", "psnr")
-        }
-        leads = zip(*(s[who]["per_frame"]["crps_fair"] for s in scores), strict=True)
-        result[who]["crps_fair_by_lead"] = [round(sum(lead) / len(lead), 3) for lead in leads]
-    return result
+def _told(scores: Scores) -> dict[str, Any]:
+    """Scores over all windows, overall and by lead."""
+    means = {name: round(float(scores.values[name].mean()), 3) for name in ("crps", "crps_fair", "psnr")}
+    leads = [round(float(value), 3) for value in scores.values["crps_fair"].mean(0)]
+    return {**means, "crps_fair_by_lead": leads, "samples": scores.samples}
 
 
-def _tell(numbers: dict[str, Any], out: Path, console: Console) -> None:
-    leads = [lead for lead in (1, 2, 4, 8, 12) if lead <= HORIZON]
+def _tell(numbers: dict[str, Any], scores: Sequence[Scores], out: Path, console: Console) -> None:
+    leads = [lead for lead in (1, 2, 4, 8, 12) if lead <= numbers["horizon"]]
     head = ["fair CRPS, 8-bit units", *(f"lead {lead}" for lead in leads), "overall", "PSNR dB"]
-    rows = [
-        [
-            who,
-            *(numbers[who]["crps_fair_by_lead"][lead - 1] for lead in leads),
-            numbers[who]["crps_fair"],
-            numbers[who]["psnr"],
-        ]
-        for who in ("model", "persistence")
-    ]
+    rows = []
+    for one in scores:
+        told = _told(one)
+        by_lead = [told["crps_fair_by_lead"][lead - 1] for lead in leads]
+        rows.append([one.name, *by_lead, told["crps_fair"], told["psnr"]])
     console.say(table(head, rows))
     console.say(
-        f"({numbers['windows']} windows of flows never seen in training, {CONTEXT} known frames, {SAMPLES} samples; "
-        "lower CRPS is better)"
+        f"({numbers['windows']} windows of flows never seen in training, {numbers['context']} known frames, "
+        f"{numbers['samples']} samples of the model; lower CRPS is better)"
     )
-    console.say(f"{out}: strip.png, forecast.mp4, numbers.json and more, in {duration(numbers['seconds'])}")
+    files = "strip.png, forecast.mp4, forecast.webp, crps_map.png, infill/, interpolate/, numbers.json"
+    console.say(f"{out}: {files}, in {duration(numbers['seconds'])}")
+
+
+def _propose(model: str, out: Path, console: Console) -> None:
+    """What to try next; the commands work as they stand."""
     console.say("next:")
-    console.say(f"  framecast predict {out}/run {out}/unseen.npz --horizon 24 --samples 3")
-    console.say(f"  framecast models info {out}/run")
+    console.say(f"  framecast predict {model} {out}/unseen.npz --horizon 24 --samples 3")
+    console.say(f"  framecast models info {model}")
     console.say("  framecast train ramvid/tiny32 --data my_clips/")
 
 
 DEMO = Command(
-    about="Simulate flows past a disc, train a small model on them for minutes on a CPU, then forecast, infill and "
-    "interpolate flows it has never seen, and compare with persistence. Nothing is downloaded.",
-    example="framecast demo\nframecast demo --minutes 1 --out /tmp/demo",
+    about="Forecast, infill and interpolate simulated flows past a disc that training never saw, with the bundled "
+    "model, and compare with simple forecasts: under a minute on a CPU, nothing is downloaded. With --train a small "
+    "model is trained first.",
+    example="framecast demo\nframecast demo --train --minutes 1 --out /tmp/demo",
     arguments=_arguments,
     run=_run,
 )

@@ -20,7 +20,7 @@ from framecast.systems import resolve
 
 # command -> where it is defined, and its line in the table of help
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo:DEMO", "Train a small model on simulated flows and forecast with it: CPU, minutes, no download."),
+    "demo": ("demo:DEMO", "Forecast simulated flows with the bundled model: CPU, under a minute, no download."),
     "predict": ("draw:PREDICT", "Continue clips: given their first frames, draw possible futures."),
     "infill": ("draw:INFILL", "Draw the missing frames of a clip from those that are known."),
     "interpolate": ("draw:INTERPOLATE", "Raise the frame rate of a clip."),

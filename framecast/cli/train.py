@@ -127,6 +127,7 @@ TRAIN = Command(
 
 
 def _train(experiment: Experiment | None, args: argparse.Namespace, console: Console) -> int:
+    from framecast.data.plot import save_curves
     from framecast.devices import first_process
     from framecast.train import Stopped, prepare
     from framecast.train.run import run
@@ -160,7 +161,8 @@ def _train(experiment: Experiment | None, args: argparse.Namespace, console: Con
         more = f"framecast train {done.dir}/config.yaml --resume {done.dir} --max-steps {2 * done.steps}"
         console.say(f"{done.dir}: all {done.steps} steps were done already; for more: {more}")
     else:
-        console.say(f"{done.dir}: step {done.steps}, loss {done.loss:.4g}")
+        curves = save_curves(done.dir / "curves.png", done.dir / "metrics.csv")
+        console.say(f"{done.dir}: step {done.steps}, loss {done.loss:.4g}" + (", curves.png" if curves else ""))
     console.say(f"next: framecast predict {done.dir} CLIP --samples 3")
     console.result(to_plain(done) | {"dir": str(done.dir), "checkpoint": str(done.checkpoint)})
     return 0

@@ -7,7 +7,7 @@ interval says whether one forecast is better than another, not how much flows di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from framecast.evaluate.baselines import BASELINES, baseline, ensemble
 from framecast.evaluate.intervals import Interval, bootstrap
 from framecast.evaluate.protocols import Protocol, Windows
 from framecast.experiment import SampleOptions, to_plain
+from framecast.forecast import Forecast
 from framecast.generate import Model
-from framecast.task import Task, UnsupportedTask
+from framecast.task import UnsupportedTask
 
 METRICS = ("crps_fair", "crps", "psnr")
 
@@ -85,24 +86,38 @@ def judge(
         UnsupportedTask: the model cannot.
         ValueError: windows that do not fit it.
     """
-    told, seconds, record = [], 0.0, dict[str, Any]()
     plain = to_plain(options) if options is not None else None
     how: dict[str, Any] = {"samples": samples, "options": plain, "batch": batch}
-    for i, clip in enumerate(windows.clips):
-        task = Task.infill(known, len(clip))
-        if list(known) == list(range(len(known))):
-            made = model.predict(clip, len(task) - len(known), context=len(known), seed=seed + i, **how)
-        else:
-            made = model.infill(clip, known, seed=seed + i, **how)
+
+    def forecasts() -> Iterator[Forecast]:
+        for i, clip in enumerate(windows.clips):
+            if list(known) == list(range(len(known))):
+                yield model.predict(clip, len(clip) - len(known), context=len(known), seed=seed + i, **how)
+            else:
+                yield model.infill(clip, known, seed=seed + i, **how)
+            if progress is not None:
+                progress(i + 1, len(windows))
+
+    return scored(model.name, forecasts(), windows.units)
+
+
+def scored(name: str, forecasts: Iterable[Forecast], units: Sequence[str]) -> Scores:
+    """Scores of forecasts whose truth is known, one per unit given; they are taken one at a time, and not kept.
+
+    Raises:
+        ValueError: a forecast without a truth to compare with.
+    """
+    told: list[dict[str, list[float]]] = []
+    seconds, record, samples = 0.0, dict[str, Any](), 0
+    for made in forecasts:
         scores = made.scores()
-        assert scores is not None
+        if scores is None:
+            raise ValueError(f"forecast {len(told)} of {name} has no truth to compare with.")
         told.append(scores["model"]["per_frame"])
         seconds += made.record["seconds"]
-        record = record or made.record
-        if progress is not None:
-            progress(i + 1, len(windows))
+        record, samples = record or made.record, len(made)
     values = {metric: np.array([frames[metric] for frames in told]) for metric in METRICS}
-    return Scores(model.name, windows.units, values, samples, seconds, record)
+    return Scores(name, units, values, samples, seconds, record)
 
 
 def simple_forecasts(

@@ -7,9 +7,11 @@ import signal
 
 import pytest
 
+from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.cli import demo
 from framecast.cli.console import Training
-from framecast.experiment import DataConfig
+from framecast.cli.demo import Shown
+from framecast.experiment import DataConfig, VideoSpec, to_plain
 from framecast.train import Stopped
 from tests.tiny import ramvid
 
@@ -24,35 +26,50 @@ def tiny(size):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(demo, "preset", lambda name: tiny(16))
-    few = {"TRAIN_FLOWS": 2, "TRAIN_FRAMES": 16, "TEST_FLOWS": 1, "WINDOWS_PER_FLOW": 2, "SAMPLES": 3, "CALIBRATION": 2}
+    few = {"TRAIN_FLOWS": 2, "TRAIN_FRAMES": 16, "CALIBRATION": 2}
+    few["SHOWN_TRAINED"] = Shown("vortex16", (1, 2), infill=(0, 1, 3, 4), samples=3)
     for name, value in few.items():
         monkeypatch.setattr(demo, name, value)
 
 
+@pytest.fixture
+def bundled(monkeypatch, tmp_path_factory):
+    """An untrained model in place of the bundled one, and digits, which are made in no time, in place of flows."""
+    experiment = tiny(32)
+    video = VideoSpec(channels=1, height=32, width=32, clip_frames=16)
+    system = build_system("ramvid", to_plain(experiment.model), video, to_plain(experiment.sample))
+    parts = {name: PartInfo(stage="diffusion", step=1, weights="raw") for name in system.parts()}
+    folder = tmp_path_factory.mktemp("bundled")
+    save_model(folder / "vortex-ramvid", system, parts=parts, provenance={})
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", folder)
+    monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (2, 1), infill=(0, 5, 10, 15), samples=2))
+
+
 def test_demo_ends_with_pictures_and_honest_numbers(cast, small, tmp_path):
-    ran = cast("demo", "--max-steps", 2, "--device", "cpu")
+    ran = cast("demo", "--train", "--max-steps", 2, "--device", "cpu")
     assert ran.code == 0, ran.err
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert {"strip.png", "forecast.mp4", "forecast.webp", "numbers.json", "unseen.npz", "predict", "infill"} <= names
     numbers = json.loads((tmp_path / "demo" / "numbers.json").read_text())
     assert numbers["windows"] == 2 and numbers["training"]["steps"] == 2
-    for who in ("model", "persistence"):
-        leads = numbers[who]["crps_fair_by_lead"]
-        assert len(leads) == demo.HORIZON
-        assert numbers[who]["crps_fair"] == pytest.approx(sum(leads) / len(leads), abs=2e-3)
+    simple = numbers["simple_forecasts"]
+    assert {"persistence", "linear-extrapolation", "analog"} <= simple.keys()
+    for told in (numbers["model"], *simple.values()):
+        leads = told["crps_fair_by_lead"]
+        assert len(leads) == 12 and told["crps_fair"] == pytest.approx(sum(leads) / 12, abs=2e-3)
     # two optimiser steps teach nothing, and the numbers say so
-    assert numbers["model"]["crps_fair"] > numbers["persistence"]["crps_fair"] > 0
+    assert numbers["model"]["crps_fair"] > simple["persistence"]["crps_fair"] > 0
     assert "persistence" in ran.out and "framecast predict demo/run demo/unseen.npz" in ran.out
     shown = ran.out.splitlines()[-3].split()
     assert cast(*shown[1:], "--steps", 2, "--format", "npz").code == 0  # the command it proposes works
 
 
 def test_demo_takes_the_next_free_folder_and_fits_into_the_time_given(cast, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "SET", "bouncing32")  # made in no time
+    monkeypatch.setattr(demo, "SHOWN_TRAINED", Shown("bouncing32", (1, 1), infill=(0, 4), samples=2))
     monkeypatch.setattr(demo, "preset", lambda name: tiny(32))
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").touch()
-    ran = cast("demo", "--minutes", 0.001, "--json", "--device", "cpu")
+    ran = cast("demo", "--train", "--minutes", 0.001, "--json", "--device", "cpu")
     assert ran.code == 0, ran.err
     assert ran.json["out"] == "demo-2"
     assert ran.json["training"]["steps"] >= 2
@@ -65,7 +82,7 @@ def test_demo_interrupted_in_training_says_how_to_go_on(cast, small, tmp_path, m
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Training, "step", interrupt)
-    ran = cast("demo", "--max-steps", 5, "--device", "cpu")
+    ran = cast("demo", "--train", "--max-steps", 5, "--device", "cpu")
     assert ran.code == 130 and "bug" not in ran.err
     last = ran.err.splitlines()[-1]
     assert re.fullmatch(
@@ -81,10 +98,31 @@ def test_demo_interrupted_while_it_measures_leaves_no_run_to_go_on_with(cast, sm
         raise Stopped(tmp_path / "gone", tmp_path / "gone" / "checkpoints" / "step_00000001")
 
     monkeypatch.setattr("framecast.train.run.run", interrupted)
-    ran = cast("demo", "--minutes", 1, "--device", "cpu")
+    ran = cast("demo", "--train", "--minutes", 1, "--device", "cpu")
     assert ran.code == 130 and ran.err.endswith("Stopped.\n")
 
 
+def test_demo_forecasts_at_once_with_the_bundled_model(cast, bundled, tmp_path):
+    ran = cast("demo", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    out = tmp_path / "demo"
+    names = {path.name for path in out.iterdir()}
+    pictures = {"strip.png", "forecast.mp4", "forecast.webp", "crps_map.png"}
+    assert pictures | {"numbers.json", "unseen.npz", "predict", "infill", "interpolate"} == names
+    numbers = json.loads((out / "numbers.json").read_text())
+    assert numbers["windows"] == 2 and numbers["training"] is None and numbers["record"]["model"] == "vortex-ramvid"
+    assert "analog" not in numbers["simple_forecasts"]  # there are no training clips to look in
+    assert json.loads((out / "infill" / "result.json").read_text())["known_frames"] == [0, 5, 10, 15]
+    shown = ran.out.splitlines()[-3].split()
+    assert shown[1:3] == ["predict", "vortex-ramvid"]
+    assert cast(*shown[1:], "--steps", 2, "--format", "npz").code == 0  # the command it proposes works
+
+
+def test_demo_refuses_a_length_of_a_training_not_asked_for(cast):
+    ran = cast("demo", "--minutes", 1)
+    assert ran.code == 2 and "add --train" in ran.err
+
+
 def test_demo_refuses_two_lengths(cast):
-    ran = cast("demo", "--minutes", 1, "--max-steps", 5)
+    ran = cast("demo", "--train", "--minutes", 1, "--max-steps", 5)
     assert ran.code == 2 and "give one" in ran.err
