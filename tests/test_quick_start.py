@@ -8,9 +8,11 @@ import torch
 
 import framecast
 from framecast.cli import demo
+from framecast.cli.demo import Shown
 from framecast.cli.main import main
 from framecast.data.video_file import write_video
 from framecast.systems.ramvid import published
+from tests.cli.conftest import bundle
 from tests.tiny import ramvid
 
 README = Path(__file__).parents[1] / "README.md"
@@ -24,12 +26,11 @@ def sized(size: int, channels: int):
     return dataclasses.replace(experiment, data=data, model=dataclasses.replace(experiment.model, patch=size // 4))
 
 
-def test_readme_lines_run_with_a_model_trained_by_the_demo(tmp_path, monkeypatch):
+def test_readme_lines_run_after_the_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "preset", lambda name: sized(16, 1))
-    for name, value in {"TRAIN_FLOWS": 2, "TRAIN_FRAMES": 16, "TEST_FLOWS": 1, "WINDOWS_PER_FLOW": 1}.items():
-        monkeypatch.setattr(demo, name, value)
-    assert main(["demo", "--max-steps", "2", "--device", "cpu", "-q"]) == 0
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path / "bundled"))
+    monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (1, 1), infill=(0, 5, 10, 15), samples=2))
+    assert main(["demo", "--device", "cpu", "-q"]) == 0
     (tmp_path / "my_videos").mkdir()
     for name in ("one", "two"):
         moving = (5 * torch.arange(40, dtype=torch.uint8))[:, None, None, None].repeat(1, 3, 32, 48)
@@ -43,7 +44,7 @@ def test_readme_lines_run_with_a_model_trained_by_the_demo(tmp_path, monkeypatch
     names: dict = {}
     exec(lines, names)
 
-    assert names["future"].video.shape == (3, 20, 1, 16, 16)
+    assert names["future"].video.shape == (3, 20, 1, 32, 32)
     saved = {path.name for path in (tmp_path / "out" / "flow").iterdir()}
     assert {"sample_00.mp4", "sample_02.mp4", "strip.png", "samples.npz", "result.json"} <= saved
     middle, clip = names["middle"], names["clip"]

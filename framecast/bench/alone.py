@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import framecast
 from framecast.systems import resolve
 
 _KILLED = "its process was ended by signal {signal}; where that is 9, the machine had no memory left for it."
@@ -32,10 +34,13 @@ def alone(target: str, arguments: dict[str, Any], *, threads: int | None = None)
         >>> alone("framecast.task:parse_frames", {"text": "0-2,5"})
         [0, 1, 2, 5]
     """
-    environment = dict(os.environ)
+    here = str(Path(framecast.__file__).parents[1])
+    paths = [here, os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if threads is not None:
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    words = [sys.executable, "-W", "ignore", "-m", "framecast.bench.alone", target]
+    # without the folder we are in, where a file may have any name
+    words = [sys.executable, "-P", "-W", "ignore", "-m", "framecast.bench.alone", target]
     done = subprocess.run(words, input=json.dumps(arguments), capture_output=True, text=True, env=environment)
     if done.returncode < 0:
         raise ValueError(f"{target.partition(':')[2]}: {_KILLED.format(signal=-done.returncode)}")

@@ -7,13 +7,14 @@ activations) counts as nothing, so that the share of the machine's matmul rate s
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +79,8 @@ class Memory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
             return
+        with suppress(AttributeError, OSError):  # glibc: freed memory that it keeps would hide what comes
+            ctypes.CDLL(None).malloc_trim(0)
         try:
             _RESET.write_text("5")
             self.before = _status("VmRSS")

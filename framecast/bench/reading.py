@@ -113,8 +113,8 @@ def _rows(file: ClipFile, case: str, *, repeats: int) -> list[dict[str, Any]]:
 
 def _row(case: str, how: str, work: Callable[[], object], *, frames: int, repeats: int) -> dict[str, Any]:
     cpu = torch.device("cpu")
-    work()  # what lies on the disk is in memory afterwards
     memory = Memory(cpu)
+    work()  # what lies on the disk is in memory afterwards
     times = timed(work, repeats=repeats, device=cpu)
     row = {"what": "reading", "case": f"{case}: {how}", **times.plain(), **memory.plain()}
     return row | {"rate": frames / times.median, "rate_unit": "frames/s", **facts(cpu)}

@@ -79,8 +79,9 @@ def _tell(told: dict[str, Any], mine: Scores, others: list[Scores], console: Con
 
 
 EVALUATE = Command(
-    about="Judge a model by a protocol: scores with intervals, beside the simple forecasts on the same windows.",
-    example="framecast data simulate vortex32 data/vortex32\nframecast evaluate vortex-ramvid --protocol smoke-lbm",
+    about="Judge a model by a protocol: scores with intervals, beside the simple forecasts on the same windows. The set "
+    "that it needs is made first: framecast data simulate vortex32 data/vortex32.",
+    example="framecast evaluate vortex-ramvid --protocol smoke-lbm",
     arguments=_evaluate_arguments,
     run=_evaluate,
     settings=("sample",),

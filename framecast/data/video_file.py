@@ -21,6 +21,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from framecast.data.files import BadClip, new_file, view_rate
@@ -35,6 +36,7 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,gif,apng,asf,flv,h264,hevc,ivf,m4v,mjpeg,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
     "yuv4mpegpipe"
 )
+_TELL_ALL = ("mov,", "matroska,")  # containers whose header describes every stream; others are known by looking on
 _WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
 _BT601 = 6  # code of the SMPTE 170M matrix (ITU-T H.273, table 4)
 
@@ -56,6 +58,7 @@ class VideoFile:
     value_range: None = None
     _pts: np.ndarray | None = field(default=None, repr=False)  # (frames,) time stamps, None: frames must be counted
     _starts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # time stamps of key frames
+    _brief: bool = field(default=False, repr=False)  # opened for reading by its header alone
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """The frames `indices` as (n, C, H, W) uint8, in any order, repeats allowed.
@@ -70,7 +73,13 @@ class VideoFile:
         wanted, places = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         out = torch.empty((len(wanted), self.channels, self.height, self.width), dtype=torch.uint8)
         for first, last in self._runs(wanted):
-            self._read_run(wanted[first:last], out[first:last])
+            try:
+                self._read_run(wanted[first:last], out[first:last])
+            except BadClip:
+                if not self._brief:
+                    raise
+                # a header may leave out how far frames are out of order, which then makes the decoder drop some
+                dataclasses.replace(self, _brief=False)._read_run(wanted[first:last], out[first:last])
         places = places.reshape(-1)
         in_order = np.array_equal(places, np.arange(len(wanted)))  # as nearly always: a copy of all less
         return out if in_order else out[torch.from_numpy(places)]
@@ -103,12 +112,12 @@ class VideoFile:
     def _read_run(self, wanted: np.ndarray, out: Tensor) -> None:
         """Decode from the key frame before `wanted[0]` to `wanted[-1]`."""
         rank, _ = self._key(wanted[0])
-        done = 0
+        done, converter = 0, VideoReformatter()  # one for all: setting it up takes as long as a picture
         for number, frame in _decoded(self, rank):
             if number > wanted[done]:
                 break  # the wanted frame never came out
             if number == wanted[done]:
-                out[done] = torch.from_numpy(_pixels(frame, self)).permute(2, 0, 1)
+                out[done] = torch.from_numpy(_pixels(frame, self, converter)).permute(2, 0, 1)
                 done += 1
                 if done == len(wanted):
                     return
@@ -146,6 +155,7 @@ def open_video(path: Path | str, *, stream: int | None = None) -> VideoFile:
             turns=0,
             _pts=walk.pts,
             _starts=walk.starts,
+            _brief=container.format.name.startswith(_TELL_ALL),
         )
     finally:
         container.close()
@@ -210,14 +220,14 @@ def write_video(
     return path
 
 
-def _container(path: Path) -> Any:
-    """The file opened for reading, or a BadClip that says why not."""
+def _container(path: Path, *, probe: dict[str, str] | None = None) -> Any:
+    """The file opened for reading, or a BadClip that says why not; `probe`: how far to look into its streams."""
     if not path.is_file():
         raise BadClip(f"{path}: there is no such file.")
     if not path.stat().st_size:
         raise BadClip(f"{path}: the file is empty.")
     try:
-        return av.open(str(path), options={"format_whitelist": _CONTAINERS}, metadata_errors="ignore")
+        return av.open(str(path), options={"format_whitelist": _CONTAINERS, **(probe or {})}, metadata_errors="ignore")
     except (av.FFmpegError, UnicodeError) as error:
         why = "its end, where the list of frames is kept, is missing" if _is_cut_mp4(path) else _reason(error)
         raise BadClip(f"{path}: not a readable video ({why}).") from None
@@ -339,7 +349,7 @@ def _decoded(video: VideoFile, rank: int) -> Iterator[tuple[int, Any]]:
 
 @contextmanager
 def _opened(video: VideoFile) -> Iterator[tuple[Any, Any]]:
-    container = _container(video.path)
+    container = _container(video.path, probe={"probesize": "32"} if video._brief else None)
     try:
         if video.stream >= len(container.streams):
             raise BadClip(f"{video.path}: its video begins too late in the file to be found again.")
@@ -411,9 +421,9 @@ def _held_back(track: Any) -> list[Any]:
         return []
 
 
-def _pixels(frame: Any, video: VideoFile) -> np.ndarray:
+def _pixels(frame: Any, video: VideoFile, converter: VideoReformatter) -> np.ndarray:
     """One picture as (H, W, C) uint8: turned upright, alpha dropped, deep colours in 8 bit."""
-    pixels = frame.to_ndarray(format="gray" if video.channels == 1 else "rgb24")
+    pixels = converter.reformat(frame, format="gray" if video.channels == 1 else "rgb24").to_ndarray()
     pixels = np.rot90(pixels.reshape(*pixels.shape[:2], -1), video.turns)
     if pixels.shape[:2] != (video.height, video.width):
         raise BadClip(

@@ -10,12 +10,6 @@ from pathlib import Path
 import pytest
 
 from framecast.bench.alone import alone
-from tests.conftest import ROOT
-
-
-@pytest.fixture(autouse=True)
-def _in_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def test_memory_is_what_the_measurement_itself_took():

@@ -27,6 +27,17 @@ def model_folder(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("models") / "tiny", system, parts=parts, provenance={"data": "none"})
 
 
+def bundle(folder, name="vortex-ramvid"):
+    """An untrained model of 16 frames of 32 × 32 grey pixels under a bundled name; returns what BUNDLED must be."""
+    experiment = ramvid()
+    model = {**to_plain(experiment.model), "patch": 8}
+    video = VideoSpec(channels=1, height=32, width=32, clip_frames=16)
+    system = build_system("ramvid", model, video, to_plain(experiment.sample))
+    parts = {part: PartInfo(stage="diffusion", step=1, weights="raw") for part in system.parts()}
+    save_model(folder / name, system, parts=parts, provenance={})
+    return folder
+
+
 def make_clip(path, *, frames=12, fps=10.0, channels=1, size=(8, 8)):
     rng = torch.Generator().manual_seed(frames)
     pixels = torch.randint(0, 256, (frames, channels, *size), generator=rng, dtype=torch.uint8)

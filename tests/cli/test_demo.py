@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.cli import demo
 from framecast.cli.console import Training
 from framecast.cli.demo import Shown
-from framecast.experiment import DataConfig, VideoSpec, to_plain
+from framecast.experiment import DataConfig
 from framecast.train import Stopped
+from tests.cli.conftest import bundle
 from tests.tiny import ramvid
 
 
@@ -35,13 +35,7 @@ def small(monkeypatch):
 @pytest.fixture
 def bundled(monkeypatch, tmp_path_factory):
     """An untrained model in place of the bundled one, and digits, which are made in no time, in place of flows."""
-    experiment = tiny(32)
-    video = VideoSpec(channels=1, height=32, width=32, clip_frames=16)
-    system = build_system("ramvid", to_plain(experiment.model), video, to_plain(experiment.sample))
-    parts = {name: PartInfo(stage="diffusion", step=1, weights="raw") for name in system.parts()}
-    folder = tmp_path_factory.mktemp("bundled")
-    save_model(folder / "vortex-ramvid", system, parts=parts, provenance={})
-    monkeypatch.setattr("framecast.checkpoint.BUNDLED", folder)
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
     monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (2, 1), infill=(0, 5, 10, 15), samples=2))
 
 
