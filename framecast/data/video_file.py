@@ -155,11 +155,11 @@ def open_video(path: Path | str, *, stream: int | None = None) -> VideoFile:
             turns=0,
             _pts=walk.pts,
             _starts=walk.starts,
-            _brief=container.format.name.startswith(_TELL_ALL),
         )
+        brief = container.format.name.startswith(_TELL_ALL)
     finally:
         container.close()
-    return _with_first_picture(draft)
+    return dataclasses.replace(_with_first_picture(draft), _brief=brief)
 
 
 def write_video(

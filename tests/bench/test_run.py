@@ -7,9 +7,7 @@ import pytest
 
 from framecast.bench import flows, network, reading
 from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _scaled, measure, tasks
-from framecast.data.video_file import open_video
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
-from tests.data import numbered
 
 TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32-true", "repeats": 2}
 FIELDS = {
@@ -60,19 +58,6 @@ def test_every_kind_of_file_is_read(kind):
 
 def test_kinds_of_file_are_those_listed():
     assert tuple(reading.KINDS) == FILES
-
-
-def test_key_frames_are_where_they_were_asked_for(tmp_path):
-    _, write = reading.KINDS["mp4, key frame every 25"]
-    write(tmp_path / "a.mp4", reading.scene(60, 32))
-    video = open_video(tmp_path / "a.mp4")
-    assert [video.key_frame(i) for i in (0, 24, 25, 59)] == [0, 0, 25, 50]
-    assert [video.without_seeking().key_frame(i) for i in (24, 59)] == [0, 0]
-
-
-def test_video_without_seeking_gives_the_same_frames(tmp_path):
-    video = open_video(numbered.write(tmp_path / "a.mp4", count=60, options={"g": "20", "sc_threshold": "0"}))
-    assert numbered.numbers(video.without_seeking().read([50, 3, 41])) == [50, 3, 41]
 
 
 def test_clip_too_short_for_a_window_is_refused(tmp_path):

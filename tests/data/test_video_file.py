@@ -331,3 +331,31 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
     with pytest.raises(ValueError, match="uint8"):
         write_video(tmp_path / "b.mp4", frames.float(), 10, comment="c")
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_reading_by_the_header_alone_gives_way_where_it_fails(tmp_path, monkeypatch):
+    video = open_video(numbered.write(tmp_path / "a.mp4", count=60, options={"g": "20", "sc_threshold": "0"}))
+    opened, original = [], video_file._container
+
+    def failing(path, *, probe=None):
+        opened.append(probe is not None)
+        if probe:
+            raise BadClip("no")
+        return original(path)
+
+    monkeypatch.setattr(video_file, "_container", failing)
+    assert numbered.numbers(video.read([45, 5])) == [45, 5]
+    assert opened == [True, False, True, False]
+
+
+def test_containers_that_do_not_describe_their_streams_are_looked_into(tmp_path):
+    assert open_video(numbered.write(tmp_path / "a.mkv", count=5))._brief
+    assert not open_video(numbered.write(tmp_path / "a.ts", count=5))._brief
+
+
+def test_key_frames_come_as_often_as_asked_for(tmp_path):
+    frames = torch.from_numpy(np.stack([numbered.picture(i) for i in range(60)])).permute(0, 3, 1, 2)
+    often = open_video(write_video(tmp_path / "a.mp4", frames, 25, comment="c", key_every=25))
+    assert [often.key_frame(i) for i in (0, 24, 25, 59)] == [0, 0, 25, 50]
+    assert [often.without_seeking().key_frame(i) for i in (24, 59)] == [0, 0]
+    assert numbered.numbers(often.without_seeking().read([50, 3, 41])) == [50, 3, 41]
