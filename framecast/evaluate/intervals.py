@@ -6,6 +6,7 @@ Windows of one flow differ only in phase, so that they count as one unit: whole 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the interval that holds 95 of 100 means of such samples of units."""
+    """A mean and the interval that holds 95 of 100 means of such samples of units; one unit alone gives no interval."""
 
     mean: float
-    low: float
+    low: float  # nan of one unit, as is high
     high: float
     units: int  # independent ones
 
     def __str__(self) -> str:
+        if self.units < 2:
+            return f"{self.mean:.3g} (one unit, no interval)"
         return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
 
     @property
@@ -29,10 +32,11 @@ class Interval:
         """Whether the interval lies wholly on one side of zero."""
         return self.low > 0 or self.high < 0
 
-    def plain(self) -> dict[str, float | int]:
-        """For JSON, rounded to five digits."""
+    def plain(self) -> dict[str, float | int | None]:
+        """For JSON, rounded to five digits; null where there is no interval."""
         numbers = {"mean": self.mean, "low": self.low, "high": self.high}
-        return {name: float(f"{value:.5g}") for name, value in numbers.items()} | {"units": self.units}
+        rounded = {name: None if math.isnan(value) else float(f"{value:.5g}") for name, value in numbers.items()}
+        return rounded | {"units": self.units}
 
 
 def bootstrap(
@@ -40,7 +44,8 @@ def bootstrap(
 ) -> Interval:
     """The mean of values and its percentile bootstrap interval over units.
 
-    For a paired comparison give the differences, one per window.
+    For a paired comparison give the differences, one per window. Of one unit nothing is known of how much units differ:
+    its interval is nan, and excludes nothing.
 
     Args:
         values: one per window.
@@ -65,6 +70,8 @@ def bootstrap(
     for value, unit in zip(values, units):
         inside.setdefault(unit, []).append(float(value))
     means = np.array([np.mean(group) for group in inside.values()])
+    if len(means) == 1:
+        return Interval(float(means[0]), math.nan, math.nan, 1)
     rng = np.random.Generator(np.random.PCG64(seed))
     redrawn = means[rng.integers(0, len(means), (redraws, len(means)))].mean(1)
     low, high = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2])

@@ -6,6 +6,7 @@ A protocol's name stands for all of its settings. A run that differs in one is c
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Protocol:
 
     name: str
     set: str  # an open set
+    seed: int = 0  # that it is made from
     split: Literal["validation", "test"] = "test"
     known: tuple[int, ...]  # given frames of a window, from 0
     frames: int  # of a window
@@ -71,6 +73,13 @@ class Windows:
         """The first `count` of them."""
         return Windows(self.clips[:count], self.units[:count])
 
+    def digest(self) -> str:
+        """sha256 over all frames: sets of different seeds have flows of the same names."""
+        whole = hashlib.sha256()
+        for clip in self.clips:
+            whole.update(clip.frames.contiguous().numpy())
+        return whole.hexdigest()
+
 
 def protocol(name: str) -> Protocol:
     """The protocol of this name.
@@ -108,8 +117,8 @@ def _windows_of(path: Path, chosen: Protocol, make: str) -> list[Clip]:
     clip = read_clip(path)
     with np.load(path, allow_pickle=False) as entries:
         told = json.loads(str(entries["generated_by"])) if "generated_by" in entries.files else {}
-    if told.get("set") != chosen.set or told.get("split") != chosen.split:
-        raise ValueError(f"{path} is not a {chosen.split} flow of {chosen.set}; {make}")
+    if told.get("set") != chosen.set or told.get("split") != chosen.split or told.get("seed") != chosen.seed:
+        raise ValueError(f"{path} is not a {chosen.split} flow of {chosen.set} with seed {chosen.seed}; {make}")
     starts = window_starts(told["period"], chosen.windows_per_flow)
     if starts[-1] + chosen.frames > len(clip):
         raise ValueError(f"{path} has {len(clip)} frames, {starts[-1] + chosen.frames} are needed; {make}")

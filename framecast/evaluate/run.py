@@ -49,8 +49,13 @@ class Scores:
         """This one minus the other, paired by window; below zero: this one is lower.
 
         Raises:
-            ValueError: they have not seen the same number of windows.
+            ValueError: they have not seen the same windows.
         """
+        if list(self.units) != list(other.units):
+            raise ValueError(
+                f"{self.name} and {other.name} have seen different windows ({len(self.units)} and {len(other.units)}), "
+                "and can only be compared on the same ones."
+            )
         return bootstrap((self.windows(metric) - other.windows(metric)).tolist(), self.units)
 
     def first(self, count: int) -> Scores:

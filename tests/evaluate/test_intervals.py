@@ -34,6 +34,12 @@ def test_copies_of_a_window_do_not_narrow_the_interval():
     assert once == thrice
 
 
+def test_one_unit_has_no_interval_and_excludes_nothing():
+    one = bootstrap([1.0, 3.0], ["a", "a"])
+    assert one.plain() == {"mean": 2.0, "low": None, "high": None, "units": 1}
+    assert not one.excludes_zero and str(one) == "2 (one unit, no interval)"
+
+
 def test_same_seed_same_interval():
     values = list(np.random.default_rng(2).normal(size=20))
     assert bootstrap(values, range(20)) == bootstrap(values, range(20))

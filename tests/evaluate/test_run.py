@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from framecast.evaluate.baselines import baseline
-from framecast.evaluate.protocols import PROTOCOLS, protocol, windows
+from framecast.evaluate.protocols import PROTOCOLS, Windows, protocol, windows
 from framecast.evaluate.run import deviations, judge, result, simple_forecasts
 from tests.evaluate.flows import wave, write_flows
 
@@ -29,7 +29,7 @@ def test_windows_are_a_quarter_period_apart_and_flows_take_turns(cut):
     assert np.allclose(cut.clips[33].frames, wave(1, 25)[2:18])  # period 9.06 frames: the second starts at 2
 
 
-def test_perfect_foresight_scores_zero_and_persistence_its_error(cut):
+def test_persistence_scores_its_error_and_only_unknown_frames_count(cut):
     some = cut.first(4)
     held = judge(baseline("persistence"), some, SMOKE.known, samples=1)
     clip = some.clips[0].frames.numpy()
@@ -59,6 +59,15 @@ def test_paired_interval_is_narrower_than_the_two_apart(cut):
     apart, paired = a.interval("crps"), a.less(b, "crps")
     assert paired.mean == pytest.approx(apart.mean - b.interval("crps").mean)
     assert paired.units == 32
+    assert 0 < paired.high - paired.low < sum(x.high - x.low for x in (apart, b.interval("crps")))
+
+
+def test_scores_of_different_windows_are_not_compared(cut):
+    a = judge(baseline("persistence"), cut.first(2), SMOKE.known, samples=1)
+    b = judge(baseline("persistence"), Windows(cut.clips[2:4], cut.units[2:4]), SMOKE.known, samples=1)
+    for other in (b, a.first(1)):
+        with pytest.raises(ValueError, match="have seen different windows"):
+            a.less(other)
 
 
 def test_fewer_windows_make_the_name_partial(cut):
@@ -75,6 +84,7 @@ def test_fewer_windows_make_the_name_partial(cut):
     [
         ({"flows": 31}, "holds 31 of the 32 test flows"),
         ({"set_name": "vortex16"}, "is not a test flow of vortex32"),
+        ({"seed": 3}, "is not a test flow of vortex32 with seed 0"),
         ({"frames": 18}, "has 18 frames"),
     ],
 )
