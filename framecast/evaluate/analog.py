@@ -60,6 +60,7 @@ class Library:
                 _log.warning("%s is left out of the search: %s", clip.path, error)
         if not self.clips:
             raise ValueError(f"no clip in {self.folder} can be read to its end: framecast data check {self.folder}")
+        self.warned = False  # that it holds what it is asked about; once is enough
         self.squares = [frames.square().sum(1) for frames in self.clips]
 
     def _usable(self, clip: Listed, channels: int) -> bool:

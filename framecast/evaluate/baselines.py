@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +26,8 @@ from framecast.generate import Model
 from framecast.metrics.forecast import hold
 from framecast.system import Carry, Stage, System, UnsupportedTask, Window
 from framecast.video import Known, Video
+
+_log = logging.getLogger(__name__)
 
 ANY = VideoSpec(channels=0, height=0, width=0, clip_frames=16)  # of the clips that simple forecasts take
 _ALL = ("predict", "infill", "interpolate")
@@ -57,7 +61,8 @@ class Baseline:
 
 
 def _persistence(frames: Video, known: list[int], unknown: list[int]) -> Video:
-    held = hold([i in set(known) for i in range(frames.shape[1])])
+    given = set(known)
+    held = hold([i in given for i in range(frames.shape[1])])
     return frames[:, [held[i] for i in unknown]]
 
 
@@ -73,10 +78,11 @@ def _linear_extrapolation(frames: Video, known: list[int], unknown: list[int]) -
 def _linear_blend(frames: Video, known: list[int], unknown: list[int]) -> Video:
     made = []
     for i in unknown:
-        before, after = max((k for k in known if k < i), default=None), min((k for k in known if k > i), default=None)
-        if before is None or after is None:  # beyond the ends the nearest known frame is held
-            made.append(frames[:, known[0] if before is None else known[-1]])
+        place = bisect(known, i)
+        if place in (0, len(known)):  # beyond the ends the nearest known frame is held
+            made.append(frames[:, known[0] if place == 0 else known[-1]])
         else:
+            before, after = known[place - 1], known[place]
             made.append(torch.lerp(frames[:, before], frames[:, after], (i - before) / (after - before)))
     return torch.stack(made, dim=1)
 
@@ -261,10 +267,15 @@ class Analog(_Simple):
         given = frames[:, known].cpu()
         once = bool((given == given[:1]).all())  # samples of one clip: one search
         library = self._read(options.reference, given)
-        found = library.nearest(given[:1] if once else given, known, length=frames.shape[1], count=options.neighbours)[
-            :, :, unknown
-        ]
-        picked = [found[0 if once else i, row % found.shape[1]] for i, row in enumerate(rng.rows)]
+        given = given[:1] if once else given
+        found = library.nearest(given, known, length=frames.shape[1], count=options.neighbours)
+        if not library.warned and any(torch.equal(a, b) for a, b in zip(found[:, 0, known], given)):
+            library.warned = True
+            _log.warning(
+                "%s: the given frames are among the clips of %s themselves, and what follows them there is drawn: name "
+                "a folder without this clip.", self.name, options.reference,
+            )  # fmt: skip
+        picked = [found[0 if once else i, row % found.shape[1], unknown] for i, row in enumerate(rng.rows)]
         return torch.stack(picked).to(frames.device)
 
     def _read(self, folder: str, given: Tensor) -> Library:

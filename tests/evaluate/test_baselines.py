@@ -154,6 +154,15 @@ def test_analog_returns_the_training_window_it_is_asked_with(library):
         assert torch.equal(drawn.video[0], inside.frames)
 
 
+def test_analog_warns_once_where_the_clip_is_in_its_own_reference(library, caplog):
+    model, how = baseline("analog"), {"reference": str(library)}
+    model.predict(noise(12, seed=7), 8, context=4, options=how)
+    assert not caplog.records
+    for start in (0, 3):
+        model.predict(noise(20, seed=102)[start : start + 12], 8, context=4, options=how)
+    assert [record.getMessage().startswith("analog: the given frames are among") for record in caplog.records] == [True]
+
+
 def test_analog_neighbours_are_the_nearest_by_exhaustive_search(library):
     asked = noise(12, seed=7)
     made = baseline("analog-8").predict(asked, 8, context=4, samples=8, options={"reference": str(library)}).video
