@@ -106,7 +106,7 @@ def unlike(told: Mapping[str, Any], video: Video, at: Sequence[int] | None = Non
     here = {name: values.mean().item() for name, values in facts(video[0], at).items() if values.numel()}
     ranges = {name: quantiles for name in here if (quantiles := _quantiles(told, name))}
     usual = ranges.get("contrast")
-    if usual and here["contrast"] < _BLANK < usual[1] / 4:
+    if usual and here["contrast"] < min(_BLANK, usual[0]) and usual[1] > 4 * _BLANK:  # some kinds have blank frames
         return f"contrast {_span(usual)}, here every pixel of a frame has the same value"
     far = {name: _distance(name, here[name], quantiles) for name, quantiles in ranges.items()}
     if sum(far.values()) <= 1:

@@ -123,6 +123,12 @@ def test_clip_of_one_colour_is_told(told, value):
     assert unlike(told, video).endswith("here every pixel of a frame has the same value")
 
 
+def test_clip_of_one_colour_is_usual_where_some_training_frames_were():
+    rainy = {"level": [-1, -0.9, 0], "contrast": [0, 0.2, 0.5], "detail": [0, 0.05, 0.2], "change": [0, 0.02, 0.1]}
+    assert unlike(rainy, torch.full((1, 4, 1, 16, 16), -1.0)) is None
+    assert unlike({**rainy, "contrast": [0.1, 0.2, 0.5]}, torch.full((1, 4, 1, 16, 16), -1.0)) is not None
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
