@@ -60,6 +60,13 @@ def _answer(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
     except OSError as error:
         return {"refused": f"{error.filename}: {error.strerror}." if error.filename else str(error)}
+    except (MemoryError, RuntimeError) as error:
+        # of the GPU, of Python, of the processor, where torch has no class for it
+        full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not full and "DefaultCPUAllocator" not in str(error):
+            raise
+        name = target.partition(":")[2]
+        return {"refused": f"{name}: there is no memory left for it; take a smaller --preset, or another --device."}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ def fail() -> None:
     raise KeyError("x")
 
 
+def fill() -> None:
+    raise MemoryError
+
+
 def die() -> None:
     os.kill(os.getpid(), 9)
 

@@ -33,6 +33,11 @@ def test_other_failure_comes_back_with_its_last_words():
         alone("tests.bench.heavy:fail", {})
 
 
+def test_lack_of_memory_says_what_to_do():
+    with pytest.raises(ValueError, match="fill: there is no memory left for it; take a smaller --preset"):
+        alone("tests.bench.heavy:fill", {})
+
+
 def test_killed_process_is_told():
     with pytest.raises(ValueError, match="die: its process was ended by signal 9"):
         alone("tests.bench.heavy:die", {})
