@@ -79,8 +79,8 @@ def _tell(told: dict[str, Any], mine: Scores, others: list[Scores], console: Con
 
 
 EVALUATE = Command(
-    about="Judge a model by a protocol: scores with intervals, beside the simple forecasts on the same windows. The set "
-    "that it needs is made first: framecast data simulate vortex32 data/vortex32.",
+    about="Judge a model by a protocol: scores with intervals, beside the simple forecasts on the same windows. The "
+    "set that it needs is made first: framecast data simulate vortex32 data/vortex32.",
     example="framecast evaluate vortex-ramvid --protocol smoke-lbm",
     arguments=_evaluate_arguments,
     run=_evaluate,
@@ -125,8 +125,10 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _said(interval: dict[str, float]) -> str:
-    return f"{interval['mean']:.3g} ({interval['low']:.3g} to {interval['high']:.3g})"
+def _said(told: dict[str, float]) -> str:
+    from framecast.evaluate.intervals import Interval
+
+    return str(Interval(**told))
 
 
 def _samplers_arguments(parser: Parser) -> None:

@@ -82,11 +82,12 @@ def study(
     for case in _cases(short, rows):
         path, some = folder / f"{case.sampler}-{case.steps}.json", windows.first(case.windows)
         if path.exists():
-            scores = _read(path, case, model, some)
+            scores = _read(path, case, model, some, known)
         else:
             scores = _judged(model, some, known, case)
             with new_file(path) as whole:
-                whole.write_text(json.dumps(_plain(case, scores, model)) + "\n", encoding="utf-8")
+                told = _plain(case, scores) | _of(model, some, known)
+                whole.write_text(json.dumps(told) + "\n", encoding="utf-8")
         rows.append(Row(case, scores))
         if progress is not None:
             progress(sum(_calls(row.case) for row in rows), total)
@@ -135,19 +136,23 @@ def report(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _plain(case: Case, scores: Scores, model: Model) -> dict[str, Any]:
+def _of(model: Model, windows: Windows, known: Sequence[int]) -> dict[str, Any]:
+    """What a case must be of, to belong to a study."""
+    frames = windows.digest()
+    return {"sha256": model.digest, "units": list(windows.units), "known": list(known), "frames_sha256": frames}
+
+
+def _plain(case: Case, scores: Scores) -> dict[str, Any]:
     return {
         **asdict(case),
-        "model": model.name,
-        "sha256": model.digest,
+        "model": scores.name,
         "seconds": scores.seconds,
-        "units": list(scores.units),
         "values": {metric: np.round(scores.values[metric], 5).tolist() for metric in METRICS},
         "record": scores.record,
     }
 
 
-def _read(path: Path, case: Case, model: Model, windows: Windows) -> Scores:
+def _read(path: Path, case: Case, model: Model, windows: Windows, known: Sequence[int]) -> Scores:
     """A case that was run before.
 
     Raises:
@@ -157,7 +162,7 @@ def _read(path: Path, case: Case, model: Model, windows: Windows) -> Scores:
         told = json.loads(path.read_text(encoding="utf-8"))
         values = {metric: np.array(told["values"][metric]) for metric in METRICS}
         scores = Scores(told["model"], told["units"], values, told["samples"], told["seconds"], told["record"])
-        asked = {**asdict(case), "sha256": model.digest, "units": list(windows.units)}
+        asked = asdict(case) | _of(model, windows, known)
         same = all(told[key] == value for key, value in asked.items())
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is no case of a sampler study; choose another --out.") from None

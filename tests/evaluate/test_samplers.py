@@ -65,7 +65,15 @@ def test_study_runs_its_cases_and_goes_on_where_it_stopped(model_folder, tmp_pat
 def test_a_case_that_does_not_belong_is_refused(model_folder, tmp_path, short, text, says):
     values = {metric: [[0.0]] for metric in ("crps", "crps_fair", "psnr")}
     told = {"sampler": "ddpm", "steps": 1, "windows": 16, "samples": 4, "model": "m", "sha256": "other"}
+    told |= {"known": [0, 1], "frames_sha256": CUT.digest()}
     whole = json.dumps({**told, "units": list(CUT.units), "seconds": 1.0, "record": {}, "values": values})
     (tmp_path / "ddpm-1.json").write_text(whole if text == "other" else whole[:40])
     with pytest.raises(ValueError, match=says):
         run(model_folder, tmp_path)
+
+
+def test_case_of_other_frames_under_the_same_names_is_refused(model_folder, tmp_path, short):
+    run(model_folder, tmp_path)
+    other = Windows([Clip(-clip.frames, None, (-1.0, 1.0)) for clip in CUT.clips], CUT.units)
+    with pytest.raises(ValueError, match="of other windows"):
+        study(framecast.load(model_folder, device="cpu"), other, (0, 1), folder=tmp_path)
