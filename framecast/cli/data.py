@@ -11,7 +11,7 @@ from framecast.cli.draw import out_folder
 from framecast.cli.parsing import Command, Parser, apply_settings, positive, whole
 from framecast.experiment import DataConfig
 
-# of the largest set to the smallest; `framecast.data.simulate.sets` has them, which needs more time to load
+# names only: `framecast.data.simulate.sets` has the sets, which needs more time to load
 SETS = ("vortex16", "vortex32", "vortex64", "vortex128", "simulation128", "bouncing32", "bouncing64")
 
 

@@ -233,6 +233,8 @@ def test_benchmark_set_has_the_published_size():
     assert about("simulation128", "test", 7)["reynolds"] == 300.0
     with pytest.raises(ValueError, match="simulate and read its files"):
         flows("simulation128", "test", 1)
+    with pytest.raises(ValueError, match="no split 'validation'; choose from train, test"):
+        flows("simulation128", "validation")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

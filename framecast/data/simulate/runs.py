@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event
@@ -76,12 +77,13 @@ def write_runs(
         def compute(told: dict[str, Any], stop: Event) -> tuple[np.ndarray, float]:
             return film_run(kind, told["reynolds"], told["bump"], frames=frames, backend=backend, stop=stop)
 
-        for told, (pictures, period) in zip(to_run, in_order(compute, to_run, workers=workers)):
-            told = told | {"frames": frames, "period": period, "warm_up": kind.warm_up, "backend": backend}
-            told |= {"least": float(pictures.min()), "greatest": float(pictures.max())}
-            _write(_part(parts, told["number"]), pictures, None, told)
-            done += 1
-            report(done, 0)
+        with closing(in_order(compute, to_run, workers=workers)) as films:  # see sets.simulate
+            for told, (pictures, period) in zip(to_run, films):
+                told = told | {"frames": frames, "period": period, "warm_up": kind.warm_up, "backend": backend}
+                told |= {"least": float(pictures.min()), "greatest": float(pictures.max())}
+                _write(_part(parts, told["number"]), pictures, None, told)
+                done += 1
+                report(done, 0)
         value_range = _common_range(parts, runs)
         for number in range(runs):
             mine = {split: files[split, number] for split in _SPLITS if (split, number) in missing}

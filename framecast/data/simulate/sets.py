@@ -89,12 +89,17 @@ def flows(name: str, split: Split, count: int | None = None, frames: int | None 
         frames: of each; None: the set's own number.
         seed: of the whole set.
 
+    Raises:
+        ValueError: no such set or split.
+
     Example:
         >>> clips = flows("bouncing32", "test", 2, 8)
         >>> len(clips), tuple(clips[0].frames.shape)
         (2, (8, 1, 32, 32))
     """
     kind = named(name)
+    if split not in kind.counts:
+        raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(kind.counts)}.")
     count = kind.counts[split] if count is None else count
     return [clip for _, clip, _ in make(name, split, range(count), frames=frames or kind.frames, seed=seed)]
 
