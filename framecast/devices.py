@@ -71,6 +71,8 @@ def build_fabric(*, device: str = "auto", devices: int = 1, precision: Literal["
     Raises:
         ValueError: such devices are not there, or cannot compute in this precision.
     """
+    if precision not in ("32", "bf16"):
+        raise ValueError(f"precision is {precision!r}; it can be 32 or bf16.")
     where = pick_device(device)
     nodes = 1
     if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun: one process per device already runs

@@ -141,10 +141,8 @@ def _wanted_channels(have: int, spec: VideoSpec, colour: Colour) -> int:
     """Channels after the change of colour; they must be the model's."""
     channels = {"keep": have, "gray": 1, "rgb": 3}[colour]
     if colour != "keep" and have not in (1, 3):
-        raise ValueError(
-            f"the clip has {have} channels, which are not colours: --{colour} does not apply; keep "
-            f"{_count(spec.channels)} of the array."
-        )
+        instead = f"keep {_count(spec.channels)} of the array" if spec.channels else "leave it out"
+        raise ValueError(f"the clip has {have} channels, which are not colours: --{colour} does not apply; {instead}.")
     if not spec.channels:
         return channels
     if channels != spec.channels and channels != have:
