@@ -115,7 +115,8 @@ HEAD = ("what", "case", "time", "from – to", "memory", "operations", "of matmu
 
 def _rate(row: dict[str, Any]) -> str:
     if "rate" in row:
-        return f"{_scaled(row['rate'], '').strip()} {row['rate_unit']}"
+        rate = row["rate"]
+        return f"{rate:.3g} {row['rate_unit']}" if rate < 1000 else f"{_scaled(rate, '').strip()} {row['rate_unit']}"
     return _scaled(row["operations_per_second"], "flop/s") if "operations_per_second" in row else ""
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from framecast.bench import flows, network, reading
-from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _scaled, measure, tasks
+from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
 
 TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32-true", "repeats": 2}
@@ -123,3 +123,7 @@ def test_what_cannot_be_measured_is_one_sentence(words, code, said, cast):  # no
 def test_numbers_are_scaled_to_be_read():
     assert [_scaled(n, "s") for n in (2.5e-5, 0.25, 1234.0)] == ["25 µs", "250 ms", "1.23e+03 s"]
     assert _scaled(1.42e9, "B") == "1.42 GB"
+    assert [_rate({"rate": n, "rate_unit": "frames/s"}) for n in (0.236, 45600)] == [
+        "0.236 frames/s",
+        "45.6 k frames/s",
+    ]
