@@ -115,7 +115,8 @@ class Forecast:
             return None
         made = eight_bit(self.video[:, :count], value_range=self.value_range)
         maps = crps(made, eight_bit(self.truth[:count], value_range=self.value_range), estimator="fair").mean(1)
-        mean = self.video[:, :count].to(torch.float32).mean(0).to(self.video.dtype)
+        mean = self.video[:, :count].to(torch.float32).mean(0)
+        mean = mean if self.video.is_floating_point() else mean.round().to(self.video.dtype)
         truth, forecast = (Clip(v, self.fps, self.value_range) for v in (self.truth[:count], mean))
         shown = sorted({drawn[round(i * (len(drawn) - 1) / 5)] for i in range(6)})
         return save_score_maps(

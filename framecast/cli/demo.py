@@ -229,6 +229,8 @@ def _tell(numbers: dict[str, Any], scores: Sequence[Scores], out: Path, console:
         f"({numbers['windows']} windows of flows never seen in training, {numbers['context']} known frames, "
         f"{numbers['samples']} samples of the model; lower CRPS is better)"
     )
+    if not any(one.name == "analog" for one in scores):
+        console.say("(the analog forecasts need the training flows: see framecast evaluate)")
     files = "strip.png, forecast.mp4, forecast.webp, crps_map.png, infill/, interpolate/, numbers.json"
     console.say(f"{out}: {files}, in {duration(numbers['seconds'])}")
 

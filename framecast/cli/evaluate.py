@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, duration, table
 from framecast.cli.draw import argument_device, load_model, out_folder
-from framecast.cli.parsing import Command, Parser, apply_settings, positive, whole
+from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
 
 if TYPE_CHECKING:
     from framecast.evaluate.run import Scores
@@ -21,6 +21,7 @@ def _arguments_data(parser: Parser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the protocol's set (default data/<set>)")
     parser.add_argument("--protocol", default="smoke-lbm", metavar="NAME", help="default smoke-lbm")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<what>; nothing is overwritten")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs")
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -37,11 +38,14 @@ def _evaluate_arguments(parser: Parser) -> None:
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.protocols import protocol, windows
     from framecast.evaluate.run import judge, result, simple_forecasts
+    from framecast.generate import network_calls
 
     chosen = protocol(args.protocol)
     data = args.data or Path("data") / chosen.set
     model = load_model(args)
     cut = windows(chosen, data)
+    if args.windows and args.windows > len(cut):
+        raise UsageError(f"--windows is {args.windows}; {chosen.name} has {len(cut)}.")
     cut = cut.first(args.windows or len(cut))
     out = out_folder(args, f"{chosen.name}-{model.name}")
     settings = [("sample.steps", args.steps), ("sample.sampler", args.sampler)]
@@ -51,10 +55,16 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
         console.note(f"{reference} is not there: the analog forecasts are left out.")
         reference = None
     options = apply_settings(model.system.options, given, where="sample")
+    samples = args.samples or chosen.samples
+    calls = network_calls(options, model.system) * -(-samples // args.batch) * len(cut)
+    console.note(f"{len(cut)} windows × {samples} samples, {calls} network calls; output: {out}")
+    if args.dry_run:
+        console.result({"dry_run": True, "windows": len(cut), "samples": samples, "network_calls": calls})
+        return 0
     with console.progress(f"{model.name} on {chosen.name}", unit="windows") as progress:
         mine = judge(
-            model, cut, chosen.known, samples=args.samples or chosen.samples, options=options, seed=args.seed,
-            batch=args.batch, progress=progress,
+            model, cut, chosen.known, samples=samples, options=options, seed=args.seed, batch=args.batch,
+            progress=progress,
         )  # fmt: skip
     with console.progress("simple forecasts", unit="forecasts") as progress:
         others = simple_forecasts(cut, chosen.known, reference=reference, besides=model.name, progress=progress)
@@ -90,12 +100,16 @@ EVALUATE = Command(
 
 def _samplers(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.protocols import protocol, windows
-    from framecast.evaluate.samplers import report, study
+    from framecast.evaluate.samplers import cost, report, study
 
     chosen = protocol(args.protocol)
     model = load_model(args)
     cut = windows(chosen, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
+    console.note(f"{cost()} network calls of one sample each; output: {out}, where a stopped study goes on")
+    if args.dry_run:
+        console.result({"dry_run": True, "network_calls": cost(), "out": str(out)})
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     with console.progress(f"samplers of {model.name}", unit="network calls") as progress:
         rows = report(study(model, cut, chosen.known, folder=out / "cases", progress=progress))
@@ -125,7 +139,7 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _said(told: dict[str, float]) -> str:
+def _said(told: dict[str, Any]) -> str:
     from framecast.evaluate.intervals import Interval
 
     return str(Interval(**told))

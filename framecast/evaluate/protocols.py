@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class Windows:
         """sha256 over all frames: sets of different seeds have flows of the same names."""
         whole = hashlib.sha256()
         for clip in self.clips:
-            whole.update(clip.frames.contiguous().numpy())
+            whole.update(clip.frames.contiguous().numpy().tobytes())
         return whole.hexdigest()
 
 
@@ -119,6 +120,8 @@ def _windows_of(path: Path, chosen: Protocol, make: str) -> list[Clip]:
         told = json.loads(str(entries["generated_by"])) if "generated_by" in entries.files else {}
     if told.get("set") != chosen.set or told.get("split") != chosen.split or told.get("seed") != chosen.seed:
         raise ValueError(f"{path} is not a {chosen.split} flow of {chosen.set} with seed {chosen.seed}; {make}")
+    if not math.isfinite(told.get("period", math.nan)):
+        raise ValueError(f"{path} does not say how long its flow sheds for, so its windows have no place; {make}")
     starts = window_starts(told["period"], chosen.windows_per_flow)
     if starts[-1] + chosen.frames > len(clip):
         raise ValueError(f"{path} has {len(clip)} frames, {starts[-1] + chosen.frames} are needed; {make}")

@@ -143,17 +143,21 @@ def simple_forecasts(
         progress: called with forecasts done and in all.
     """
     mask = [i in set(known) for i in range(len(windows.clips[0]))]
-    found = []
-    for i, name in enumerate(BASELINES):
+    able = []
+    for name in BASELINES:
         model = baseline(name)
         changes = {"reference": str(reference)} if hasattr(model.system.options, "reference") else {}
-        if name != besides and (not changes or reference is not None):
-            options = model.options(changes)
-            with suppress(UnsupportedTask):
-                model.system.plan(mask, options)
-                found.append(judge(model, windows, known, samples=ensemble(name), options=options))
+        if name == besides or (changes and reference is None):
+            continue
+        options = model.options(changes)
+        with suppress(UnsupportedTask):
+            model.system.plan(mask, options)
+            able.append((model, options))
+    found = []
+    for model, options in able:
+        found.append(judge(model, windows, known, samples=ensemble(model.name), options=options))
         if progress is not None:
-            progress(i + 1, len(BASELINES))
+            progress(len(found), len(able))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from framecast.data.files import new_file
 from framecast.evaluate.protocols import Windows
 from framecast.evaluate.run import METRICS, Scores, judge
 from framecast.generate import Model
+
+Progress = Callable[[int, int], None]
 
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 SHORT, LONG, LONGEST = (5, 10, 20, 50), (100, 250), 1000
@@ -56,7 +59,7 @@ def study(
     known: Sequence[int],
     *,
     folder: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Row]:
     """Run all cases; those that `folder` holds already are read from there, so that a stopped study goes on.
 
@@ -76,22 +79,34 @@ def study(
     if len(windows) < 16:
         raise ValueError(f"the study needs 16 windows, got {len(windows)}.")
     short = [Case(sampler, steps, 16, 4) for sampler in SAMPLERS for steps in SHORT]
-    # the best is known only later, its cost is not
-    total = sum(_calls(case) for case in [*short, *_long("ddpm", "ddim")])
+    total = cost()
     rows: list[Row] = []
+    done = 0
     for case in _cases(short, rows):
         path, some = folder / f"{case.sampler}-{case.steps}.json", windows.first(case.windows)
         if path.exists():
             scores = _read(path, case, model, some, known)
         else:
-            scores = _judged(model, some, known, case)
+            scores = _judged(model, some, known, case, partial(_within, progress, done, _calls(case), total))
             with new_file(path) as whole:
                 told = _plain(case, scores) | _of(model, some, known)
                 whole.write_text(json.dumps(told) + "\n", encoding="utf-8")
         rows.append(Row(case, scores))
-        if progress is not None:
-            progress(sum(_calls(row.case) for row in rows), total)
+        done += _calls(case)
+        _within(progress, done, 0, total, 0, 1)
     return rows
+
+
+def _within(progress: Progress | None, done: int, calls: int, total: int, windows: int, of: int) -> None:
+    """Tell how far the study is when a case of so many calls is through some of its windows."""
+    if progress is not None:
+        progress(done + calls * windows // of, total)
+
+
+def cost() -> int:
+    """Network calls of one whole study, each for one sample."""
+    short = [Case(sampler, steps, 16, 4) for sampler in SAMPLERS for steps in SHORT]
+    return sum(_calls(case) for case in [*short, *_long("ddpm", "ddim")])  # whichever is best, it costs the same
 
 
 def _cases(short: Sequence[Case], rows: Sequence[Row]) -> Iterator[Case]:
@@ -111,9 +126,9 @@ def _calls(case: Case) -> int:
     return case.steps * case.windows * case.samples
 
 
-def _judged(model: Model, windows: Windows, known: Sequence[int], case: Case) -> Scores:
+def _judged(model: Model, windows: Windows, known: Sequence[int], case: Case, progress: Progress) -> Scores:
     options = model.options({"sampler": case.sampler, "steps": case.steps})
-    return judge(model, windows, known, samples=case.samples, options=options)
+    return judge(model, windows, known, samples=case.samples, options=options, progress=progress)
 
 
 def report(rows: Sequence[Row]) -> list[dict[str, Any]]:
