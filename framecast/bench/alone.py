@@ -46,6 +46,8 @@ def alone(target: str, arguments: dict[str, Any], *, threads: int | None = None)
         raise ValueError(f"{target.partition(':')[2]}: {_KILLED.format(signal=-done.returncode)}")
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or [f"{target} failed without a word"])[-1])
+    if not done.stdout.strip():
+        raise RuntimeError(f"{target} ended without an answer")
     answer = json.loads(done.stdout.splitlines()[-1])
     if "refused" in answer:
         raise ValueError(answer["refused"])

@@ -40,8 +40,7 @@ from framecast.train.plan import Job, stage_settings
 from framecast.train.state import TrainState
 from framecast.video import Clip, Video
 
-Precision = Literal["32-true", "bf16-mixed"]
-_SPELT: dict[str, Any] = {"32-true": "32", "bf16-mixed": "bf16"}  # as stages spell precision
+Precision = Literal["32", "bf16"]
 _WORDS = {"32": "float32", "bf16": "bfloat16"}
 DEFAULT_MODEL = "vortex-ramvid"
 _WARM_UP = 1  # untimed calls after the one in which operations are counted
@@ -137,7 +136,7 @@ def step(*, preset: str | None, device: str, precision: Precision, repeats: int)
 def sampling(
     *, preset: str | None, model: str | None, device: str, precision: Precision, repeats: int
 ) -> list[dict[str, Any]]:
-    """One window of `predict`, one sample, by the model's own sampler and steps; always in float32."""
+    """One window of `predict`, one sample, by the model's own sampler and steps; in float32, as drawing is."""
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, torch.float32):
         memory = Memory(where)
@@ -153,7 +152,7 @@ def sampling(
         row["operations"] = operations(work)  # warms up, too
         row |= {**timed(work, repeats=repeats, device=where).plain(), **memory.plain()}
     how = f"{getattr(options, 'sampler', '')} {getattr(options, 'steps', '')}".strip()
-    row |= {"what": "sampling", "case": f"{name}: {context} → {horizon} frames, {how}".rstrip(", ")}
+    row |= {"what": "sampling", "case": f"{name}: {context} → {horizon} frames, {how}, float32"}
     row |= {"rate": horizon / row["seconds"], "rate_unit": "frames/s", "network_calls": network_calls(options)}
     return [row | facts(where)]
 
@@ -163,8 +162,11 @@ def _model(name: str | None, model: str | None, where: torch.device) -> tuple[st
     if model is None and name is None and DEFAULT_MODEL in bundled():
         model = DEFAULT_MODEL
     if model is not None:
-        return model, framecast.load(model, device=str(where))
-    bench = _bench(name, device=str(where), precision="32-true")
+        loaded = framecast.load(model, device=str(where))
+        if not loaded.nets:
+            raise ValueError(f"{model} has no network, so there is nothing to measure: name a trained model.")
+        return model, loaded
+    bench = _bench(name, device=str(where), precision="32")
     return f"{bench.name} (untrained)", Model(bench.system.to(where), name=bench.name)
 
 
@@ -172,9 +174,7 @@ def _bench(name: str | None, *, device: str, precision: Precision) -> _Bench:
     """The first stage of a preset (None: of the yardstick) with fresh weights, for one clip."""
     experiment = cast(Any, yardstick() if name is None else preset(name))
     stage_name, settings = stage_settings(experiment, None)
-    settings = dataclasses.replace(
-        settings, batch=1, accumulate=1, precision=_SPELT[precision], preview_every=None, seed=0
-    )
+    settings = dataclasses.replace(settings, batch=1, accumulate=1, precision=precision, preview_every=None, seed=0)
     height, width = size_of(experiment.data.size)
     video = VideoSpec(channels=experiment.data.channels, height=height, width=width, clip_frames=settings.clip_frames)
     with torch.random.fork_rng(devices=[]):
@@ -231,4 +231,4 @@ def _train(job: Job, state: TrainState, clock: _Clock, *, until: int) -> None:
 
 
 def _dtype(precision: Precision) -> torch.dtype:
-    return torch.float32 if precision == "32-true" else torch.bfloat16
+    return torch.float32 if precision == "32" else torch.bfloat16

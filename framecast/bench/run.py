@@ -15,7 +15,7 @@ from typing import Any
 from framecast.bench.alone import alone
 
 WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator")
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32", "bf16")
 FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
 BACKENDS = ("numba", "numpy")
 
@@ -30,7 +30,7 @@ class Bench:
     clip: str | None = None  # read this one instead of clips made for it
     repeats: int = 5
     device: str = "auto"
-    precision: str = "32-true"
+    precision: str = "32"
     threads: int | None = None  # None: as torch chooses
 
 

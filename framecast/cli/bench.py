@@ -23,7 +23,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--clip", metavar="PATH", help="read this clip instead of clips made for it")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="of every measurement (default 5)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="32-true", help="of networks (default 32-true)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="32", help="of networks (default 32)")
     parser.add_argument("--threads", type=positive, metavar="N", help="of the processor (default: as torch chooses)")
     parser.add_argument("--out", type=Path, metavar="FILE.jsonl", help="add a JSON line per row; what is there stays")
 

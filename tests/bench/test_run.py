@@ -9,7 +9,7 @@ from framecast.bench import flows, network, reading
 from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
 
-TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32-true", "repeats": 2}
+TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32", "repeats": 2}
 FIELDS = {
     "what", "case", "seconds", "spread", "repeats", "memory", "memory_of_process", "machine", "versions", "commit",
     "date",
@@ -36,7 +36,7 @@ def test_step_counts_nearly_three_times_the_forward_pass():
 
 
 def test_step_in_bfloat16_is_compared_with_products_in_bfloat16():
-    (row,) = network.step(**{**TINY, "precision": "bf16-mixed", "repeats": 1})
+    (row,) = network.step(**{**TINY, "precision": "bf16", "repeats": 1})
     assert row["matmul"]["before"]["kind"] == "bfloat16" and "bfloat16" in row["case"]
 
 
@@ -127,3 +127,8 @@ def test_numbers_are_scaled_to_be_read():
         "0.236 frames/s",
         "45.6 k frames/s",
     ]
+
+
+def test_a_model_without_a_network_is_refused():
+    with pytest.raises(ValueError, match="persistence has no network"):
+        network.sampling(preset=None, model="persistence", device="cpu", precision="32", repeats=1)
