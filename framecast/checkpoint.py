@@ -226,6 +226,7 @@ def model_card(config: Mapping[str, Any], system: System) -> str:
         "",
         "```python",
         "import framecast",
+        "",
         'model = framecast.load("this/folder")',
         "```",
         "",

@@ -35,7 +35,11 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, mod
     ("words", "code", "says"),
     [
         (["evaluate", "persistence", "--windows", "500"], 2, "--windows is 500; smoke-lbm has 128."),
-        (["evaluate", "persistence", "--protocol", "smoke"], 1, "there is no protocol 'smoke'. Did you mean smoke-lbm?"),
+        (
+            ["evaluate", "persistence", "--protocol", "smoke"],
+            1,
+            "there is no protocol 'smoke'. Did you mean smoke-lbm?",
+        ),
         (["samplers", "persistence"], 1, "sampler"),
     ],
 )

@@ -146,9 +146,9 @@ def test_train_then_resume_then_predict(cast, tiny_yaml, videos, clip):
     assert again.code == 0 and "all 3 steps were done already" in again.out
     assert cast("predict", "run", clip, "--format", "npz").code == 0
     assert cast("models", "info", "run", "--json").json["parts"].popitem()[1]["step"] == 3
-    assert cast("models", "list", ".").out.splitlines()[1].split()[0] == "run"
+    assert "run" in [line.split()[0] for line in cast("models", "list", ".").out.splitlines() if line]
     listed = cast("models", "list", ".", "--json").json["models"]
-    assert [model["system"] for model in listed] == ["ramvid"]
+    assert [model["system"] for model in listed if model["name"] == "run"] == ["ramvid"]
 
 
 def test_resume_refuses_settings_it_would_not_heed_and_says_how_to_train_longer(cast, tiny_yaml, videos):

@@ -67,7 +67,7 @@ def test_few_ddpm_steps_are_exact_for_the_data_each_variance_is_made_for(varianc
 
 def test_ddpm_draws_once_per_step_and_not_at_all_from_the_last():
     class Counting:
-        shared = torch.Generator()
+        shared, rows = torch.Generator(), range(2)
 
         def __init__(self):
             self.shapes = []
