@@ -12,7 +12,9 @@ import logging
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -149,6 +151,18 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def revision() -> str | None:
+    """The commit of framecast itself, where it runs from a checkout; for the record."""
+    source = Path(__file__).parents[1]
+    if not (source / ".git").exists():
+        return None
+    words = ["git", "-C", str(source), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=5).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def memory(where: torch.device) -> int | None:

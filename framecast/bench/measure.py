@@ -11,7 +11,6 @@ import ctypes
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-import framecast
-from framecast.devices import hardware, versions
+from framecast.devices import hardware, revision, versions
 
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}  # of the square matrices
 _TRIES = 4  # products of each size; the best counts
@@ -200,7 +198,7 @@ def facts(device: torch.device) -> dict[str, Any]:
     """Machine, versions, revision and time, for every row."""
     machine = {**hardware(device), "processor": _processor(), "cores_used": _cores(), "memory_gb": _gigabytes()}
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"machine": machine, "versions": versions(), "commit": _revision(), "date": date}
+    return {"machine": machine, "versions": versions(), "commit": revision(), "date": date}
 
 
 def _processor() -> str:
@@ -222,16 +220,4 @@ def _gigabytes() -> float | None:
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _revision() -> str | None:
-    """The commit of framecast itself, where it runs from a checkout."""
-    source = Path(framecast.__file__).parents[1]
-    if not (source / ".git").exists():
-        return None
-    try:
-        words = ["git", "-C", str(source), "rev-parse", "HEAD"]
-        return subprocess.run(words, capture_output=True, text=True, timeout=5).stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
         return None

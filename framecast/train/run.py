@@ -17,7 +17,6 @@ import dataclasses
 import json
 import re
 import signal
-import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +29,8 @@ from typing import Any, Protocol
 
 import torch
 
-import framecast
 from framecast.checkpoint import describe, free_name, load_system, point
-from framecast.devices import Fabric, hardware, memory, versions
+from framecast.devices import Fabric, hardware, memory, revision, versions
 from framecast.experiment import Experiment, to_yaml
 from framecast.generate import Model
 from framecast.train.log import Pace, RunLog
@@ -273,23 +271,9 @@ def _keep_changes(folder: Path, job: Job) -> None:
 
 def _environment(fabric: Fabric) -> dict[str, Any]:
     facts: dict[str, Any] = {"versions": versions(), "hardware": hardware(fabric.device), "devices": fabric.world_size}
-    if commit := _commit():
+    if commit := revision():
         facts["commit"] = commit
     return facts
-
-
-def _commit() -> str | None:
-    """The revision of framecast itself, where it runs from a checkout."""
-    source = Path(framecast.__file__).parents[1]
-    if not (source / ".git").exists():
-        return None
-    try:
-        told = subprocess.run(
-            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return told.stdout.strip() or None
 
 
 def _out_of_memory(job: Job) -> str:
