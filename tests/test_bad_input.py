@@ -384,7 +384,7 @@ DATA = [
     ("--data short", 1, r"a\.npy: has 2 frames; 3 frames × stride 1 need 3"),
     ("--data nans --data.value_range 0,1", 1, r"4 of 4 files of \S+nans broke while being read"),
     ("--data clips --data.value_range 1,0", 1, r"data\.value_range is 1 to 0"),
-    ("--data clips --data.channels 2", 1, r"clip0\.npy: has 1 channel, data\.channels is 2; and 3 more"),
+    ("--data clips --data.channels 2", 1, r"clip0\.npy: has 1 channel, data\.channels is 2 .set it to 1.; and 3 more"),
     ("--data clips --size abc", 2, r"data\.size is 'abc'"),
     ("--data clips --size 9", 1, r"9x9 pixels do not fit the network.+multiples of 2"),
     ("--data clips --stages.diffusion.max_known 5", 1, r"max_known is 5; .+below clip_frames, which is 5"),

@@ -90,10 +90,32 @@ def measure(task: Task, *, threads: int | None) -> tuple[list[dict[str, Any]], s
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file of JSON lines; what is in it stays."""
+    """Add rows to a file of JSON lines; what is in it stays.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    check_lines(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def check_lines(path: Path) -> None:
+    """Raise ValueError where rows cannot be added to a file: a folder, or a file that is not JSON lines."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file, for example --out {path / 'bench.jsonl'}.")
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+        try:
+            fine = not first or isinstance(json.loads(first), dict)
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ValueError(
+                f"{path} holds something else than JSON lines, and is left as it is: choose another --out."
+            )
 
 
 def cells(row: dict[str, Any]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from framecast.bench.run import HEAD, PRECISIONS, WHAT, Bench, append, cells, measure, tasks
+from framecast.bench.run import HEAD, PRECISIONS, WHAT, Bench, append, cells, check_lines, measure, tasks
 from framecast.cli.console import Console, table
 from framecast.cli.parsing import Command, Parser, UsageError, positive
 from framecast.experiment import nearest
@@ -34,8 +34,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             raise UsageError(f"{word!r} is not something to measure.{nearest(word, WHAT)} It can be {', '.join(WHAT)}.")
     if args.preset is not None:
         preset(args.preset)  # refused before anything is measured
-    if args.out is not None and args.out.is_dir():
-        raise ValueError(f"{args.out} is a folder; name a file, for example --out {args.out / 'bench.jsonl'}.")
+    if args.out is not None:
+        check_lines(args.out)  # before anything is measured
     bench = Bench(
         what=tuple(args.what) or WHAT,
         preset=args.preset,

@@ -116,18 +116,22 @@ def _simulate_arguments(parser: Parser) -> None:
 def _simulate(args: argparse.Namespace, console: Console) -> int:
     from framecast.data.simulate.sets import simulate
 
-    with console.progress(f"simulating {args.name}", unit="clips") as progress:
-        made = simulate(
-            args.name,
-            args.out,
-            splits=args.split,
-            flows=args.flows,
-            frames=args.frames,
-            seed=args.seed,
-            backend=args.backend,
-            workers=args.workers,
-            progress=progress,
-        )
+    try:
+        with console.progress(f"simulating {args.name}", unit="clips") as progress:
+            made = simulate(
+                args.name,
+                args.out,
+                splits=args.split,
+                flows=args.flows,
+                frames=args.frames,
+                seed=args.seed,
+                backend=args.backend,
+                workers=args.workers,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        console.note(f"Stopped. What is finished is kept; the same command completes {args.out}.")
+        return 130
     kept = f", {made.kept} were there already" if made.kept else ""
     console.say(f"{made.folder}: {made.written} clips written in {duration(made.seconds)}{kept}")
     console.result({"out": str(made.folder), "written": made.written, "kept": made.kept, "seconds": made.seconds})

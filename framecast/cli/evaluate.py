@@ -104,6 +104,8 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
 
     chosen = protocol(args.protocol)
     model = load_model(args)
+    if not hasattr(model.system.options, "sampler"):
+        raise ValueError(f"{model.name} has no sampler, so there is nothing to compare: name a diffusion model.")
     cut = windows(chosen, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
     console.note(f"{cost()} network calls of one sample each; output: {out}, where a stopped study goes on")
@@ -111,8 +113,14 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
         console.result({"dry_run": True, "network_calls": cost(), "out": str(out)})
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    with console.progress(f"samplers of {model.name}", unit="network calls") as progress:
-        rows = report(study(model, cut, chosen.known, folder=out / "cases", progress=progress))
+    try:
+        with console.progress(f"samplers of {model.name}", unit="network calls") as progress:
+            rows = report(study(model, cut, chosen.known, folder=out / "cases", progress=progress))
+    except KeyboardInterrupt:
+        console.note(
+            f"Stopped. Finished cases are kept in {out}/cases; the same command goes on after the last of them."
+        )
+        return 130
     (out / "samplers.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     head = [
         "sampler",

@@ -152,7 +152,7 @@ def _admit(file: Listed, config: DataConfig, *, clip_frames: int, min_frames: in
         return Rejected(file.path, reason(file.path, file.problem), "unreadable")
     pictures = file.value_range is None and {file.channels, config.channels} == {1, 3}  # a field has no luma
     if file.channels != config.channels and not pictures:
-        why = f"has {count(file.channels, 'channel')}, data.channels is {config.channels}."
+        why = f"has {count(file.channels, 'channel')}, data.channels is {config.channels} (set it to {file.channels})."
         return Rejected(file.path, why, "channels")
     try:
         frames = _sequence(file, config)

@@ -155,6 +155,11 @@ def prepare(
         raise ValueError("no training clips: give a folder of videos with --data, or set data.dir.")
     # the whole path, so that the run can be resumed from any folder
     place = str(Path(experiment.data.dir).expanduser().resolve())
+    if (Path(place) / "set.json").is_file() and (Path(place) / "train").is_dir():
+        raise ValueError(
+            f"{experiment.data.dir} holds a whole simulated set, the clips to be tested on too: train on "
+            f"{Path(experiment.data.dir) / 'train'}."
+        )
     experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, dir=place))
     if out is not None and Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
         raise ValueError(f"{out} exists already and is not overwritten; choose another --out.")

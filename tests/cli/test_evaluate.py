@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.cli.conftest import bundle
 from tests.evaluate.flows import write_flows
 
 
@@ -22,10 +23,11 @@ def test_evaluate_writes_its_figures_with_the_simple_forecasts_beside(cast, fold
     assert cast("evaluate", "persistence", "--data", folder, "--windows", 1, "--json").json["out"].endswith("-2")
 
 
-def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, model_folder):
+def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
     ran = cast("evaluate", "persistence", "--data", folder, "--dry-run", "--json")
     assert ran.json == {"dry_run": True, "windows": 128, "samples": 8, "network_calls": 0}
-    ran = cast("samplers", "persistence", "--data", folder, "--dry-run")
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+    ran = cast("samplers", "vortex-ramvid", "--data", folder, "--dry-run")
     # 16 × 4 × 3 × (5 + 10 + 20 + 50) + 8 × 4 × 2 × (100 + 250) + 8 × 2 × 1000
     assert ran.code == 0 and "54720 network calls" in ran.err
     assert list(tmp_path.iterdir()) == []
@@ -40,7 +42,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, mod
             1,
             "there is no protocol 'smoke'. Did you mean smoke-lbm?",
         ),
-        (["samplers", "persistence"], 1, "sampler"),
+        (["samplers", "persistence"], 1, "persistence has no sampler"),
     ],
 )
 def test_bad_words_are_refused_in_a_sentence(cast, folder, words, code, says):
@@ -51,3 +53,14 @@ def test_bad_words_are_refused_in_a_sentence(cast, folder, words, code, says):
 def test_a_missing_set_is_told_with_the_command_that_makes_it(cast):
     ran = cast("evaluate", "persistence")
     assert ran.code == 1 and "framecast data simulate vortex32 data/vortex32" in ran.err
+
+
+def test_a_stopped_study_says_that_it_goes_on(cast, folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("framecast.evaluate.samplers.judge", stopped)
+    ran = cast("samplers", "vortex-ramvid", "--data", folder)
+    assert ran.code == 130 and "the same command goes on" in ran.err

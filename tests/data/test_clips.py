@@ -188,7 +188,7 @@ def test_files_that_give_nothing_are_named_with_reasons(root):
     source = stream(root, stride=3, channels=1)
     reasons = {r.path: r.reason for r in source.rejected}
     assert reasons["short.npy"] == "has 9 frames; 4 frames × stride 3 need 10."
-    assert reasons["four.npy"] == "has 4 channels, data.channels is 1."
+    assert reasons["four.npy"] == "has 4 channels, data.channels is 1 (set it to 4)."
     assert "empty" in reasons["empty.npy"]
     assert len(source.files) == 5
     assert any("1 of 8 files have under 10 frames" in note for note in source.notes)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from framecast.checkpoint import describe, load_system, load_tensors
+from framecast.data.simulate.sets import simulate
 from framecast.experiment import EmaConfig, OptimiserConfig
 from framecast.systems.ramvid.ramvid import DiffusionStage
 from framecast.train.ema import Average
@@ -372,3 +373,9 @@ def test_plan_counts_what_will_be_used(clips):
 def test_more_batch_than_clips_is_told(clips):
     plan = prepare(toy(clips, batch=400), device="cpu").plan
     assert any("global batch 400" in note for note in plan.notes)
+
+
+def test_a_whole_simulated_set_is_refused_in_favour_of_its_training_clips(tmp_path):
+    simulate("bouncing32", tmp_path / "set", flows=2)
+    with pytest.raises(ValueError, match=r"to be tested on too: train on .*set/train"):
+        prepare(toy(tmp_path / "set"), device="cpu")
