@@ -224,20 +224,21 @@ def _report(forecast: Forecast, files: list[Path], request: _Request, console: C
     record, scores = forecast.record, forecast.scores()
     drawn = len(request.task) - sum(request.task.known)
     console.say(
-        f"{request.out}: {len(forecast)} × {_many(drawn, 'frame')} in {duration(record['seconds'])} "
+        f"{request.out}: {len(forecast)} × {many(drawn, 'frame')} in {duration(record['seconds'])} "
         f"({record['frames_per_second']:.3g} frames/s): {_names(files)}"
     )
     if scores:
         rows = [[who, scores[who]["crps"], scores[who]["crps_fair"], scores[who]["psnr"]] for who in _scored(scores)]
         console.say(
-            f"against the truth at {_many(len(scores['frames']), 'drawn frame')} "
-            f"(8-bit units, {_many(len(forecast), 'sample')}):"
+            f"against the truth at {many(len(scores['frames']), 'drawn frame')} "
+            f"(8-bit units, {many(len(forecast), 'sample')}):"
         )
         console.say(table(["", "CRPS", "fair CRPS", "PSNR dB"], rows))
     return {"files": [str(path) for path in files], "scores": scores, **record}
 
 
-def _many(number: int, thing: str) -> str:
+def many(number: int, thing: str) -> str:
+    """A number of things in words: `1 frame`, `2 frames`."""
     return f"{number} {thing}" + ("s" if number != 1 else "")
 
 
@@ -282,11 +283,11 @@ def _drawn(window: Window, length: int) -> list[int]:
 
 def _cost_lines(told: dict[str, Any]) -> list[str]:
     spans = ["–".join(map(str, sorted(set(span)))) for span in told["windows"] if span]
-    calls = _many(told["network_calls"], "network call") if told["network_calls"] else "no network to run"
+    calls = many(told["network_calls"], "network call") if told["network_calls"] else "no network to run"
     shown = ", ".join(spans[:4]) + (", …" if len(spans) > 4 else "")
     return [
         f"{told['clip']}: {told['task']}, {told['known']} of {told['frames']} frames known, samples: {told['samples']}",
-        f"{told['frames']} frames in {_many(len(spans), 'window')} of {told['window_frames']} (drawing frames {shown})",
+        f"{told['frames']} frames in {many(len(spans), 'window')} of {told['window_frames']} (drawing frames {shown})",
         f"{calls}; output: {told['out']}",
     ]
 

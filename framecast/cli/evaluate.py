@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, duration, table
-from framecast.cli.draw import argument_device, load_model, out_folder
+from framecast.cli.draw import argument_device, load_model, many, out_folder
 from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
     options = apply_settings(model.system.options, given, where="sample")
     samples = args.samples or chosen.samples
     calls = network_calls(options, model.system) * -(-samples // args.batch) * len(cut)
-    console.note(f"{len(cut)} windows × {samples} samples, {calls} network calls; output: {out}")
+    size = f"{many(len(cut), 'window')} × {many(samples, 'sample')}"
+    console.note(f"{size}, {many(calls, 'network call')}; output: {out}")
     if args.dry_run:
         console.result({"dry_run": True, "windows": len(cut), "samples": samples, "network_calls": calls})
         return 0
@@ -79,7 +80,8 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
 
 def _tell(told: dict[str, Any], mine: Scores, others: list[Scores], console: Console) -> None:
     names = ", ".join([told["protocol"], *told["deviations"]])
-    console.say(f"{names}: {told['windows']} windows of {mine.interval('crps_fair').units} unseen flows")
+    units = mine.interval("crps_fair").units
+    console.say(f"{names}: {many(told['windows'], 'window')} of {many(units, 'unseen flow')}")
     rows = []
     for scores in (mine, *others):
         paired = "" if scores is mine else str(mine.less(scores))

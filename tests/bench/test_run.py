@@ -6,7 +6,7 @@ import json
 import pytest
 
 from framecast.bench import flows, network, reading
-from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, measure, tasks
+from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, append, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
 
 TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32", "repeats": 2}
@@ -132,3 +132,15 @@ def test_numbers_are_scaled_to_be_read():
 def test_a_model_without_a_network_is_refused():
     with pytest.raises(ValueError, match="persistence has no network"):
         network.sampling(preset=None, model="persistence", device="cpu", precision="32", repeats=1)
+
+
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path):
+    notes = tmp_path / "notes.md"
+    notes.write_text("# mine\n")
+    with pytest.raises(ValueError, match="holds something else than JSON lines"):
+        append(notes, [{"what": "matmul"}])
+    assert notes.read_text() == "# mine\n"
+    (tmp_path / "empty").touch()
+    append(tmp_path / "empty", [{"what": "matmul"}])
+    append(tmp_path / "empty", [{"what": "step"}])
+    assert len((tmp_path / "empty").read_text().splitlines()) == 2
