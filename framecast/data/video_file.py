@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _CONTAINERS = (
 )
 _TELL_ALL = ("mov,", "matroska,")  # containers whose header describes every stream; others are known by looking on
 _WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
+_CONVERTERS = 32  # that a thread keeps at most
 _BT601 = 6  # code of the SMPTE 170M matrix (ITU-T H.273, table 4)
 
 
@@ -112,12 +114,12 @@ class VideoFile:
     def _read_run(self, wanted: np.ndarray, out: Tensor) -> None:
         """Decode from the key frame before `wanted[0]` to `wanted[-1]`."""
         rank, _ = self._key(wanted[0])
-        done, converter = 0, VideoReformatter()  # one for all: setting it up takes as long as a picture
+        done = 0
         for number, frame in _decoded(self, rank):
             if number > wanted[done]:
                 break  # the wanted frame never came out
             if number == wanted[done]:
-                out[done] = torch.from_numpy(_pixels(frame, self, converter)).permute(2, 0, 1)
+                out[done] = torch.from_numpy(_pixels(frame, self)).permute(2, 0, 1)
                 done += 1
                 if done == len(wanted):
                     return
@@ -421,9 +423,33 @@ def _held_back(track: Any) -> list[Any]:
         return []
 
 
-def _pixels(frame: Any, video: VideoFile, converter: VideoReformatter) -> np.ndarray:
+class _Kept(threading.local):
+    """Converters that a thread keeps from one reading to the next."""
+
+    def __init__(self) -> None:
+        self.converters: dict[tuple[Any, ...], VideoReformatter] = {}
+
+
+_KEPT = _Kept()
+
+
+def _converter(frame: Any) -> VideoReformatter:
+    """This thread's converter of such frames: to set one up takes as long as several pictures.
+
+    One that has seen other colours may keep their matrix, so that each kind of frame has its own.
+    """
+    kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+    kept = _KEPT.converters
+    if kind not in kept:
+        if len(kept) >= _CONVERTERS:
+            kept.clear()
+        kept[kind] = VideoReformatter()
+    return kept[kind]
+
+
+def _pixels(frame: Any, video: VideoFile) -> np.ndarray:
     """One picture as (H, W, C) uint8: turned upright, alpha dropped, deep colours in 8 bit."""
-    pixels = converter.reformat(frame, format="gray" if video.channels == 1 else "rgb24").to_ndarray()
+    pixels = _converter(frame).reformat(frame, format="gray" if video.channels == 1 else "rgb24").to_ndarray()
     pixels = np.rot90(pixels.reshape(*pixels.shape[:2], -1), video.turns)
     if pixels.shape[:2] != (video.height, video.width):
         raise BadClip(

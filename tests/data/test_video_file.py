@@ -2,6 +2,7 @@
 
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import av
@@ -359,3 +360,36 @@ def test_key_frames_come_as_often_as_asked_for(tmp_path):
     assert [often.key_frame(i) for i in (0, 24, 25, 59)] == [0, 0, 25, 50]
     assert [often.without_seeking().key_frame(i) for i in (24, 59)] == [0, 0]
     assert numbered.numbers(often.without_seeking().read([50, 3, 41])) == [50, 3, 41]
+
+
+def _coloured(path, matrix):
+    """A saturated clip whose stream is tagged with this colour matrix."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        track.codec_context.colorspace = matrix
+        for i in range(4):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            for plane, value in zip(frame.planes, (120 + i, 60, 200)):
+                plane.update(bytes([value]) * plane.buffer_size)
+            frame.colorspace = matrix
+            for packet in track.encode(frame):
+                container.mux(packet)
+        for packet in track.encode():
+            container.mux(packet)
+    return path
+
+
+def test_colours_of_one_clip_do_not_leak_into_the_next_of_its_size(tmp_path):
+    paths = [_coloured(tmp_path / f"{matrix}.mp4", matrix) for matrix in (1, 6)]  # ITU-R BT.709 and BT.601
+
+    def alone(path):
+        """Read by a thread of its own, which has kept nothing."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: open_video(path).read([0, 3])).result()
+
+    first, second = (alone(path) for path in paths)
+    assert (first.int() - second.int()).abs().max() > 10  # the tag matters
+    for _ in range(2):
+        for path, expected in zip(paths, (first, second)):
+            assert torch.equal(open_video(path).read([0, 3]), expected)
