@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     import framecast
-    from framecast.evaluate.protocols import Windows
+    from framecast.evaluate.windows import Windows
     from framecast.evaluate.run import scored, simple_forecasts
 
     began = time.perf_counter()

@@ -36,14 +36,18 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
-    from framecast.evaluate.protocols import protocol, windows
+    from framecast.evaluate.protocols import protocol
     from framecast.evaluate.run import judge, result, simple_forecasts
+    from framecast.evaluate.windows import windows
     from framecast.generate import network_calls
 
     chosen = protocol(args.protocol)
+    if chosen.paired is None:
+        raise UsageError(f"{chosen.name} compares no window with its truth: choose another --protocol.")
+    case = chosen.cases[0]
     data = args.data or Path("data") / chosen.set
     model = load_model(args)
-    cut = windows(chosen, data)
+    cut = windows(chosen, case, chosen.paired, data)
     if args.windows and args.windows > len(cut):
         raise UsageError(f"--windows is {args.windows}; {chosen.name} has {len(cut)}.")
     cut = cut.first(args.windows or len(cut))
@@ -55,7 +59,7 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
         console.note(f"{reference} is not there: the analog forecasts are left out.")
         reference = None
     options = apply_settings(model.system.options, given, where="sample")
-    samples = args.samples or chosen.samples
+    samples = args.samples or chosen.paired.samples
     calls = network_calls(options, model.system) * -(-samples // args.batch) * len(cut)
     size = f"{many(len(cut), 'window')} × {many(samples, 'sample')}"
     console.note(f"{size}, {many(calls, 'network call')}; output: {out}")
@@ -64,11 +68,11 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
         return 0
     with console.progress(f"{model.name} on {chosen.name}", unit="windows") as progress:
         mine = judge(
-            model, cut, chosen.known, samples=samples, options=options, seed=args.seed, batch=args.batch,
+            model, cut, case.known, samples=samples, options=options, seed=args.seed, batch=args.batch,
             progress=progress,
         )  # fmt: skip
     with console.progress("simple forecasts", unit="forecasts") as progress:
-        others = simple_forecasts(cut, chosen.known, reference=reference, besides=model.name, progress=progress)
+        others = simple_forecasts(cut, case.known, reference=reference, besides=model.name, progress=progress)
     told = result(chosen, mine, others)
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -101,14 +105,18 @@ EVALUATE = Command(
 
 
 def _samplers(args: argparse.Namespace, console: Console) -> int:
-    from framecast.evaluate.protocols import protocol, windows
+    from framecast.evaluate.protocols import protocol
     from framecast.evaluate.samplers import cost, report, study
+    from framecast.evaluate.windows import windows
 
     chosen = protocol(args.protocol)
     model = load_model(args)
     if not hasattr(model.system.options, "sampler"):
         raise ValueError(f"{model.name} has no sampler, so there is nothing to compare: name a diffusion model.")
-    cut = windows(chosen, args.data or Path("data") / chosen.set)
+    if chosen.paired is None:
+        raise UsageError(f"{chosen.name} compares no window with its truth: choose another --protocol.")
+    case = chosen.cases[0]
+    cut = windows(chosen, case, chosen.paired, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
     console.note(f"{cost()} network calls of one sample each; output: {out}, where a stopped study goes on")
     if args.dry_run:
@@ -117,7 +125,7 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with console.progress(f"samplers of {model.name}", unit="network calls") as progress:
-            rows = report(study(model, cut, chosen.known, folder=out / "cases", progress=progress))
+            rows = report(study(model, cut, case.known, folder=out / "cases", progress=progress))
     except KeyboardInterrupt:
         console.note(
             f"Stopped. Finished cases are kept in {out}/cases; the same command goes on after the last of them."

@@ -17,7 +17,8 @@ import numpy as np
 
 from framecast.evaluate.baselines import BASELINES, baseline, ensemble
 from framecast.evaluate.intervals import Interval, bootstrap
-from framecast.evaluate.protocols import Protocol, Windows
+from framecast.evaluate.protocols import Protocol
+from framecast.evaluate.windows import Windows
 from framecast.experiment import SampleOptions, to_plain
 from framecast.forecast import Forecast
 from framecast.generate import Model
@@ -179,11 +180,11 @@ def result(protocol: Protocol, model: Scores, others: Sequence[Scores]) -> dict[
 
 def deviations(protocol: Protocol, model: Scores) -> list[str]:
     """In what a run differs from its protocol, in words."""
-    changed = []
-    if len(model.units) != protocol.windows:
-        changed.append(f"{len(model.units)} windows instead of {protocol.windows}")
-    if model.samples != protocol.samples:
-        changed.append(f"{model.samples} samples instead of {protocol.samples}")
+    changed, stated = [], protocol.paired
+    if stated is not None and len(model.units) != stated.windows:
+        changed.append(f"{len(model.units)} windows instead of {stated.windows}")
+    if stated is not None and model.samples != stated.samples:
+        changed.append(f"{model.samples} samples instead of {stated.samples}")
     return changed
 
 

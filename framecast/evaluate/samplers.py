@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from framecast.data.files import new_file
-from framecast.evaluate.protocols import Windows
 from framecast.evaluate.run import METRICS, Scores, judge
+from framecast.evaluate.windows import Windows
 from framecast.generate import Model
 
 Progress = Callable[[int, int], None]

@@ -19,7 +19,7 @@ def test_evaluate_writes_its_figures_with_the_simple_forecasts_beside(cast, fold
     assert "smoke-lbm-partial, 3 windows instead of 128" in ran.out and "persistence minus this" in ran.out
     told = json.loads((tmp_path / "out" / "smoke-lbm-persistence" / "result.json").read_text())
     assert "persistence" not in told["simple_forecasts"] and "analog" in told["simple_forecasts"]
-    assert told["settings"]["known"] == [0, 1, 2, 3] and told["model"]["crps_fair"]["units"] == 3
+    assert told["settings"]["cases"][0]["known"] == [0, 1, 2, 3] and told["model"]["crps_fair"]["units"] == 3
     assert cast("evaluate", "persistence", "--data", folder, "--windows", 1, "--json").json["out"].endswith("-2")
 
 

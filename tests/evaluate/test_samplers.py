@@ -7,8 +7,8 @@ import pytest
 import framecast
 from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.evaluate import samplers
-from framecast.evaluate.protocols import Windows
 from framecast.evaluate.samplers import Case, report, study
+from framecast.evaluate.windows import Windows
 from framecast.experiment import VideoSpec, to_plain
 from framecast.video import Clip
 from tests.evaluate.flows import wave
