@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Num, UInt8
 from torch import Tensor
 
-PSNR_CAP = 100.0  # decibels; identical frames would be infinite and spoil every mean
+from framecast.metrics.image import psnr
 
 
 def eight_bit(values: Num[Tensor, "*shape"], *, value_range: tuple[float, float]) -> UInt8[Tensor, "*shape"]:
@@ -75,27 +75,6 @@ def crps(
     weights = 2.0 * torch.arange(1, count + 1, dtype=kind, device=x.device) - count - 1
     spread = torch.tensordot(weights, ordered, dims=1)
     return error - spread / (count * (count if estimator == "empirical" else count - 1))
-
-
-def psnr(
-    made: Num[Tensor, "*batch c h w"], truth: Num[Tensor, "*more c h w"], *, peak: float = 255.0
-) -> Float[Tensor, "*batch"]:
-    """Peak signal-to-noise ratio of every frame in decibels, 10 log10(peak^2 / MSE), higher is better.
-
-    Args:
-        made: frames of a forecast, in any number of leading axes.
-        truth: the true frames; leading axes broadcast against those of `made`.
-        peak: width of the range of values.
-
-    Returns:
-        One value per frame, at most `PSNR_CAP`, which identical frames get.
-
-    Example:
-        >>> round(psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 25.5)).item(), 3)
-        20.0
-    """
-    error = (made.to(torch.float64) - truth.to(torch.float64)).square().mean((-3, -2, -1))
-    return (10.0 * torch.log10(peak**2 / error)).clamp(max=PSNR_CAP)
 
 
 def hold(known: Sequence[bool]) -> list[int]:

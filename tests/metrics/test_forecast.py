@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framecast.metrics.forecast import PSNR_CAP, crps, eight_bit, hold, psnr, scores
+from framecast.metrics.forecast import crps, eight_bit, hold, scores
+from framecast.metrics.image import PSNR_CAP, psnr
 
 PARITY = Path(os.environ.get("FRAMECAST_PARITY", Path(__file__).parents[3] / "shared" / "parity")) / "metrics-a"
 
