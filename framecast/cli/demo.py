@@ -83,8 +83,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     import framecast
-    from framecast.evaluate.windows import Windows
     from framecast.evaluate.run import scored, simple_forecasts
+    from framecast.evaluate.windows import Windows
 
     began = time.perf_counter()
     shown, training = (SHOWN_TRAINED, _train(args, out, console)) if args.train else (SHOWN, None)

@@ -8,6 +8,7 @@ are in `open_sets.py` and `published.py`; `protocols.py` finds one by name. No t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -74,6 +75,11 @@ class Case:
         if self.known == tuple(range(len(self.known))):
             return f"{len(self.known)} → {self.frames - len(self.known)}"
         return f"known {', '.join(map(str, self.known))} of {self.frames}"
+
+    @property
+    def slug(self) -> str:
+        """The same as a name of files, for example 4-12 and known-0-15-of-16."""
+        return "-".join(re.findall(r"\w+", self.name))
 
     @property
     def unknown(self) -> tuple[int, ...]:
