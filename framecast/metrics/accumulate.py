@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int64
@@ -19,6 +19,7 @@ from torch import Tensor, distributed
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """What can be put together from parts."""
 
