@@ -1,18 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures with axes and colour scales: where a forecast is uncertain or wrong, and how a training went."""
+"""Figures with axes and colour scales: where a forecast is uncertain or wrong, and how a training went.
+
+Figures for pages are SVG: their ink and their lines change with the light or dark of the page they stand on.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from framecast.data.files import new_file
 from framecast.data.media import viewable
 from framecast.video import Clip
+
+# stand-ins in a figure -> what they are on light and on dark paper; the lines after the palette of Okabe and Ito (2008)
+_INK, _RULE = "#0a0b01", "#0a0b02"
+_INKS = {_INK: ("#222222", "#dddddd"), _RULE: ("#d5d5d5", "#454a52")}
+_LINES = {
+    "#0a0b11": ("#0063a0", "#5db4ef"),
+    "#0a0b12": ("#c04f00", "#ff9a4d"),
+    "#0a0b13": ("#00795a", "#36cfa2"),
+    "#0a0b14": ("#a8487f", "#ee9ccb"),
+    "#0a0b15": ("#8a6d00", "#e6c229"),
+    "#0a0b16": ("#555555", "#b0b0b0"),
+}
+_COLOURS = list(_LINES)
+_DASHES = ((0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1.2)))
+_THINNED = 600  # most points of a curve
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None  # of a shaded band around it
+    high: Sequence[float] | None = None
+    quiet: bool = False  # thin and dashed: there to compare with
 
 
 def save_score_maps(
@@ -38,22 +72,143 @@ def save_score_maps(
         The path.
     """
     figure, cells = _figure(rows=len(pictures) + 1, columns=len(frames), size=(1.5, 1.6))
+    _draw_maps(figure, cells, pictures, [(label.split(",")[0], maps)], frames, label)
+    return _save(figure, Path(path), comment)
+
+
+def score_maps(
+    *, pictures: Sequence[tuple[str, Clip]], maps: Sequence[tuple[str, Tensor]], frames: Sequence[int], label: str
+) -> bytes:
+    """As `save_score_maps`, with a row of maps for each of several forecasts on one colour scale; SVG.
+
+    Args:
+        pictures: rows above the maps, each a name and a clip.
+        maps: of each forecast its name and its maps (T, H, W).
+        frames: which are shown, from 0.
+        label: what the maps show, with its unit; stands at the scale.
+
+    Source: RVD paper, figure 4.
+    """
+    with _svg_style():
+        figure, cells = _figure(rows=len(pictures) + len(maps), columns=len(frames), size=(1.25, 1.3))
+        _draw_maps(figure, cells, pictures, maps, frames, label)
+        return _svg(figure)
+
+
+def _draw_maps(
+    figure: Any,
+    cells: Any,
+    pictures: Sequence[tuple[str, Clip]],
+    maps: Sequence[tuple[str, Tensor]],
+    frames: Sequence[int],
+    label: str,
+) -> None:
     for (name, clip), line in zip(pictures, cells):
         shown = viewable(clip)
         for i, cell in zip(frames, line):
-            cell.imshow(shown[i].permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
+            cell.imshow(shown[i].permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="none")
         line[0].set_ylabel(name)
     for i, cell in zip(frames, cells[0]):
         cell.set_title(f"frame {i}", fontsize=9)
-    top = float(maps[list(frames)].max()) or 1.0
-    for i, cell in zip(frames, cells[-1]):
-        drawn = cell.imshow(maps[i].numpy(), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-    cells[-1][0].set_ylabel(label.split(",")[0])
-    figure.colorbar(drawn, ax=list(cells[-1]), label=label, fraction=0.02, pad=0.01)
+    top = max(float(values[list(frames)].max()) for _, values in maps) or 1.0
+    for (name, values), line in zip(maps, cells[len(pictures) :]):
+        for i, cell in zip(frames, line):
+            drawn = cell.imshow(values[i].numpy(), cmap="magma", vmin=0, vmax=top, interpolation="none")
+        line[0].set_ylabel(name)
+    figure.colorbar(drawn, ax=list(cells[len(pictures) :].flat), label=label, fraction=0.02, pad=0.01)
     for cell in cells.flat:
         cell.set_xticks([])
         cell.set_yticks([])
-    return _save(figure, Path(path), comment)
+
+
+def curves(drawn: Sequence[Curve], *, x: str, y: str, top: float | None = None, logarithmic: bool = False) -> bytes:
+    """Lines over one axis, with shaded bands where they have them; SVG.
+
+    Args:
+        drawn: the lines; loud ones lie above quiet ones.
+        x, y: what the axes show, with their units.
+        top: where the upper axis ends; None: where the lines and bands do.
+        logarithmic: of the upper axis.
+    """
+    with _svg_style():
+        rows = -(-len(drawn) // 2) if len(drawn) > 1 else 0
+        figure, cells = _figure(rows=1, columns=1, size=(4.2, 2.9 + 0.18 * rows))
+        axes, quiet, loud = cells[0][0], 0, 0
+        for curve in drawn:
+            if curve.quiet:
+                style: dict[str, Any] = {"linewidth": 1.0, "linestyle": _DASHES[quiet % len(_DASHES)], "zorder": 2}
+                colour = _COLOURS[-1 - quiet % (len(_COLOURS) - 1)]
+                quiet += 1
+            else:
+                style = {"linewidth": 2.0, "marker": "o" if len(curve.x) < 40 else "", "markersize": 3.5, "zorder": 3}
+                colour = _COLOURS[loud % len(_COLOURS)]
+                loud += 1
+            if curve.low is not None and curve.high is not None:
+                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=1)
+            axes.plot(curve.x, curve.y, label=curve.label, color=colour, **style)
+        if logarithmic:
+            axes.set_yscale("log")
+        if top is not None:
+            axes.set_ylim(top=top)
+        _label(figure, axes, x, y, legend=rows > 0)
+        return _svg(figure)
+
+
+def rank_bars(ranks: Sequence[int]) -> bytes:
+    """A rank histogram: how often the truth came so and so far among the sorted samples; SVG.
+
+    The line is what samples drawn from the truth's own distribution give. A bowl means too little spread, a hump too
+    much, a slope a bias.
+
+    Args:
+        ranks: S + 1 counts.
+
+    Source: Hamill (2001).
+    """
+    with _svg_style():
+        figure, cells = _figure(rows=1, columns=1, size=(4.2, 2.9))
+        axes = cells[0][0]
+        share = np.asarray(ranks, np.float64) / max(1, sum(ranks)) * len(ranks)  # 1: as often as chance has it
+        axes.bar(np.arange(len(ranks)), share, 0.85, color=_COLOURS[0])
+        axes.axhline(1.0, color=_INK, linewidth=1.0, linestyle=_DASHES[0])
+        _label(figure, axes, "samples below the truth", "how often, beside chance", legend=False)
+        return _svg(figure)
+
+
+def _label(figure: Any, axes: Any, x: str, y: str, *, legend: bool) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=_RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=2.6)
+
+
+def training_curves(metrics: Path | str) -> bytes | None:
+    """The losses of a run over its steps, as `save_curves` draws them, thinned to their means; SVG.
+
+    Args:
+        metrics: the run's `metrics.csv`.
+
+    Returns:
+        None where there is nothing to draw yet.
+    """
+    points = _losses(metrics)
+    if not points:
+        return None
+    drawn = [
+        Curve(name, *_thinned(values), quiet=name == "loss" and len(points) > 1) for name, values in points.items()
+    ]
+    return curves(drawn, x="optimiser step", y="loss", logarithmic=all(min(curve.y) > 0 for curve in drawn))
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    """Steps and values, neighbours averaged where there are more than can be seen."""
+    together = -(-len(points) // _THINNED)
+    groups = [points[i : i + together] for i in range(0, len(points), together)]
+    means = [np.mean(group, axis=0) for group in groups]
+    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
 
 
 def save_curves(path: Path | str, metrics: Path | str) -> Path | None:
@@ -66,25 +221,56 @@ def save_curves(path: Path | str, metrics: Path | str) -> Path | None:
     Returns:
         The path; None where there is nothing to draw yet.
     """
-    with open(metrics, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name.endswith("loss")]
-    curves = {name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in names}
-    curves = {name: points for name, points in curves.items() if len(points) > 1}
-    if not curves:
+    losses = _losses(metrics)
+    if not losses:
         return None
     figure, cells = _figure(rows=1, columns=1, size=(7, 4))
     axes = cells[0][0]
-    for name, points in curves.items():
+    for name, points in losses.items():
         few = len(points) < 50
         axes.plot(*zip(*points), label=name, marker="o" if few else "", linewidth=1.5 if few else 0.8)
-    if all(value > 0 for points in curves.values() for _, value in points):
+    if all(value > 0 for points in losses.values() for _, value in points):
         axes.set_yscale("log")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
     axes.legend()
     return _save(figure, Path(path), "Training curves by framecast.", overwrite=True)
+
+
+def _losses(metrics: Path | str) -> dict[str, list[tuple[int, float]]]:
+    """Of a `metrics.csv`: every loss that has more than one value, with its steps."""
+    with open(metrics, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else ()) if name.endswith("loss")]
+    points = {name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in names}
+    return {name: values for name, values in points.items() if len(values) > 1}
+
+
+@contextmanager
+def _svg_style() -> Iterator[None]:
+    """Letters as text, no chance in the file, ink by its stand-in."""
+    import matplotlib
+
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    style = {"svg.fonttype": "none", "svg.hashsalt": "framecast", "font.size": 9.0, **dict.fromkeys(ink, _INK)}
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _svg(figure: Any) -> bytes:
+    """The figure without paper, its stand-ins turned into colours that follow the page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": "framecast"})
+    text = buffer.getvalue()
+    themes: list[str] = []
+    for which in (0, 1):
+        themes.append("".join(f"--i{n}:{pair[which]};" for n, pair in enumerate({**_INKS, **_LINES}.values())))
+    for number, stand_in in enumerate({**_INKS, **_LINES}):
+        text = text.replace(stand_in, f"var(--i{number})")
+    style = f"<style>svg{{{themes[0]}}}@media(prefers-color-scheme:dark){{svg{{{themes[1]}}}}}</style>"
+    head, defs, rest = text.partition("<defs>")
+    return (head + style + defs + rest).encode()
 
 
 def _figure(*, rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Result folders as `framecast evaluate` writes them, small, with figures that follow from the frames stored in them."""
+"""Result folders as `framecast evaluate` writes them: small, with figures that follow from the frames in them."""
 
 import csv
 import json
