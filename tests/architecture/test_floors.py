@@ -11,13 +11,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "framecast"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# outside library -> the one file that may import it (a folder: any file in it)
-DOORS = {
+# outside library -> the one file that may import it (a folder: any file in it); safetensors has two: our models, and
+# the weights of feature networks that others wrote, read on a floor below
+DOORS: dict[str, str | tuple[str, ...]] = {
     "av": "data/video_file.py",
     "PIL": "data/image_file.py",
     "lightning": "devices.py",
     "lightning_fabric": "devices.py",
-    "safetensors": "checkpoint.py",
+    "safetensors": ("checkpoint.py", "metrics/weight_file.py"),
     "huggingface_hub": "checkpoint.py",
     "jsonargparse": "cli/parsing.py",
     "rich": "cli/console.py",
@@ -55,9 +56,9 @@ def test_imports_go_down_only():
 
 @pytest.mark.parametrize("library", DOORS)
 def test_one_door_per_outside_library(library):
-    door = DOORS[library]
+    doors = DOORS[library] if isinstance(DOORS[library], tuple) else (DOORS[library],)
     users = {str(path.relative_to(PACKAGE)) for path in FILES if library in imports(path)}
-    assert all(user == door or (door.endswith("/") and user.startswith(door)) for user in users), users
+    assert all(any(user == door or (door.endswith("/") and user.startswith(door)) for door in doors) for user in users)
 
 
 def module_graph() -> dict[str, set[str]]:
