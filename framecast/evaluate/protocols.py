@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from framecast.evaluate.open_sets import OPEN_SETS
+from framecast.evaluate.published import PUBLISHED
 from framecast.evaluate.terms import (
     FRECHET_GROUPS,
     METRIC_GROUPS,
@@ -21,7 +22,7 @@ __all__ = [
     "Published", "protocol",
 ]  # fmt: skip
 
-PROTOCOLS: dict[str, Protocol] = {record.name: record for record in OPEN_SETS}
+PROTOCOLS: dict[str, Protocol] = {record.name: record for record in (*OPEN_SETS, *PUBLISHED)}
 
 
 def protocol(name: str) -> Protocol:

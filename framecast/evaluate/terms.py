@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 METRIC_GROUPS: dict[str, str] = {
     "crps": "CRPS, empirical and fair",
@@ -31,6 +31,7 @@ METRIC_GROUPS: dict[str, str] = {
     "memorisation": "distance to the nearest training window beside that of held-out windows",
     "field": "variance and spectrum by frame, period",
 }
+Value: TypeAlias = float | tuple[float | None, float | str]  # with a spread or a note
 FRECHET_GROUPS = ("fvd", "r-fvd", "fvd*")
 
 
@@ -49,6 +50,7 @@ class Cut:
     samples: int = 1  # futures of each window
     start: int = 0  # first frame, of `from_start`
     choose: Literal["first", "random"] = "first"  # which clips, where the split has more
+    or_fewer: bool = False  # a split with fewer clips is as the source has it, and no deviation
 
     @property
     def windows(self) -> int | None:
@@ -115,6 +117,20 @@ class Published:
     spread: float | None = None  # what stands behind ± there
     note: str = ""
 
+    @classmethod
+    def rows(cls, metric: str, table: Mapping[str, Value]) -> tuple[Published, ...]:
+        """One value per method; a pair gives the spread, or a note, behind the value.
+
+        Example:
+            >>> Published.rows("fvd", {"CCVS": (55, 1)})
+            (Published(metric='fvd', method='CCVS', value=55, spread=1, note=''),)
+        """
+        pairs = {method: told if isinstance(told, tuple) else (told, "") for method, told in table.items()}
+        return tuple(
+            cls(metric, method, value, None, behind) if isinstance(behind, str) else cls(metric, method, value, behind)
+            for method, (value, behind) in pairs.items()
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -127,6 +143,7 @@ class Protocol:
     channels: int
     height: int
     width: int
+    resampling: str = ""  # how the source brings frames to this size, where that is not framecast's own rule
     seed: int = 0  # of an open set; of all chances in the choice of clips and starts
     task: Literal["forecast", "generate", "reconstruct", "record"]  # record: values only, nothing to run
     cases: tuple[Case, ...] = ()
@@ -145,3 +162,10 @@ class Protocol:
     assumed: tuple[str, ...] = ()  # what the source leaves open, and what is taken
     is_not: tuple[str, ...] = ()  # what a value under this name must not be taken for
     source: str
+
+    @property
+    def drawn(self) -> int | None:
+        """How many clips `generate` draws for each case; None: as many as there are clips in the split."""
+        for_sets = self.sets.windows * self.sets.samples if self.sets and self.sets.windows else 0
+        for_score = self.inception.samples if self.inception else 0
+        return max(for_sets, for_score) or None
