@@ -11,7 +11,7 @@ from framecast.evaluate.terms import Case, Cut, FrechetSettings, InceptionSettin
 
 _PAPER = "Yu et al., Video Probabilistic Diffusion Models in Projected Latent Space (CVPR 2023)"
 _DDIM = {"sampler": "ddim", "steps": 400, "eta": 1.0}
-_I3D = "I3D of TF-Hub deepmind/i3d-kinetics-400/1, as converted in i3d_pretrained_400.pt"
+_I3D = "TF-Hub i3d-kinetics-400"
 _FRECHET = FrechetSettings(resize="short_side")
 _KERNEL = "centre crop to a square, then bilinear without antialiasing"
 _SETS = {"ucf": ("UCF-101", "ucf101"), "sky": ("SkyTimelapse", "sky-timelapse")}

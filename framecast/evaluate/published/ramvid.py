@@ -12,7 +12,7 @@ from dataclasses import replace
 from framecast.evaluate.terms import Case, Cut, FrechetSettings, InceptionSettings, Protocol, Published
 
 _PAPER = "Höppe et al., Diffusion Models for Video Prediction and Infilling (TMLR 2022)"
-_I3D = "I3D of TF-Hub deepmind/i3d-kinetics-400/1"
+_I3D = "TF-Hub i3d-kinetics-400"
 _OTHER_PORT = "FVD by another port of I3D: about 166 was measured so for the model that is reported with 84.20"
 _KERNEL = "halving by box filter down to under twice the size, then bicubic"
 

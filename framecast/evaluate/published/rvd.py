@@ -168,7 +168,7 @@ def _version_2(of: _Set, first: Protocol) -> Protocol:
         paired=of.cut_v2,
         sets=replace(of.cut_v2, samples=1),
         metrics=(*_METRICS, "psnr", "ssim", "ensemble", "drift"),
-        weights={"fvd": "I3D of TF-Hub deepmind/i3d-kinetics-400/1", "lpips": "AlexNet, v0.1"},
+        weights={"fvd": "TF-Hub i3d-kinetics-400", "lpips": "AlexNet, v0.1"},
         published=(),
         assumed=(),
         is_not=("a value of the RVD paper, whose numbers of clips and samples are not known", *of.is_not),

@@ -48,7 +48,7 @@ def _fvd(side: int) -> Protocol:
         sets=Cut(how="random", clips=39_000),
         metrics=("fvd", "fvd*"),
         frechet=FrechetSettings(resize="tf1", folds=2),
-        weights={"fvd": "I3D of TF-Hub deepmind/i3d-kinetics-400/1"},
+        weights={"fvd": "TF-Hub i3d-kinetics-400"},
         published=_TABLE_2[side],
         assumed=tuple(assumed),
         is_not=tuple(is_not),
