@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("measure:SCORE", "How likely a model finds clips, in bits per dimension."),
     "train": ("train:TRAIN", "Train a model on a folder of clips; stop and resume exactly."),
     "evaluate": ("evaluate:EVALUATE", "Judge a model by a protocol, beside the simple forecasts."),
+    "compare": ("report:COMPARE", "Results of one protocol side by side, with paired intervals and a video."),
+    "report": ("report:REPORT", "One page about results and training runs, with curves, tables and videos."),
     "samplers": ("evaluate:SAMPLERS", "Compare samplers and step counts on a model: quality beside cost."),
     "data check": ("data:CHECK", "List what lies in a folder: usable, short, broken and duplicate files."),
     "data show": ("data:SHOW", "A sheet and an animation of clips as the model will see them."),

@@ -253,7 +253,8 @@ def _svg_style() -> Iterator[None]:
     import matplotlib
 
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style = {"svg.fonttype": "none", "svg.hashsalt": "framecast", "font.size": 9.0, **dict.fromkeys(ink, _INK)}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "framecast", **dict.fromkeys(ink, _INK)}
+    style |= {"font.size": 9.0, "text.parse_math": False}  # a name may hold a dollar
     with matplotlib.rc_context(style):
         yield
 
@@ -271,6 +272,50 @@ def _svg(figure: Any) -> bytes:
     style = f"<style>svg{{{themes[0]}}}@media(prefers-color-scheme:dark){{svg{{{themes[1]}}}}}</style>"
     head, defs, rest = text.partition("<defs>")
     return (head + style + defs + rest).encode()
+
+
+def save_frame_curve(
+    path: Path | str,
+    *,
+    frames: Sequence[int],
+    values: Sequence[float],
+    label: str,
+    title: str,
+    given: Sequence[int] = (),
+    starts: Sequence[int] = (),
+    comment: str = "",
+) -> Path:
+    """One value per frame over the frames of a clip, the largest marked.
+
+    Args:
+        path: of the PNG; must not exist.
+        frames: indices of the frames that have a value.
+        values: theirs.
+        label: what they are, with their unit.
+        title: stands above.
+        given: frames without a value that were given; shaded.
+        starts: frames at which a new window begins; dotted lines.
+        comment: kept in the file.
+
+    Returns:
+        The path.
+    """
+    figure, cells = _figure(rows=1, columns=1, size=(8, 3.2))
+    axes = cells[0][0]
+    for i, frame in enumerate(given):
+        axes.axvspan(frame - 0.5, frame + 0.5, color="tab:green", alpha=0.15, lw=0, label="" if i else "given")
+    for i, frame in enumerate(starts):
+        axes.axvline(frame - 0.5, color="gray", lw=0.8, ls=":", label="" if i else "next window")
+    axes.plot(frames, values, color="tab:blue", lw=1.2, marker="o" if len(frames) <= 100 else "", ms=3)
+    top = max(range(len(values)), key=lambda i: values[i])
+    axes.plot(frames[top], values[top], "o", color="tab:red", ms=6, label=f"frame {frames[top]}: {values[top]:.2f}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("frame")
+    axes.set_ylabel(label)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _save(figure, Path(path), comment)
 
 
 def _figure(*, rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

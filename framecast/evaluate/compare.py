@@ -19,6 +19,7 @@ from framecast.evaluate.intervals import Interval, bootstrap
 from framecast.evaluate.result_folder import Result, Shown, Windows, distinct_names, model_forecast
 
 _PROSE = ("name", "about", "source", "published", "is_not")  # settings that change nothing of what is measured
+_WORDS = ("label", "unit", "better", "how", "note")  # of a figure
 _TOLD = 3  # differences named in one sentence
 
 
@@ -31,6 +32,19 @@ class Metric:
     better: str  # lower, higher or none
     values: tuple[Mapping[str, Any], ...]  # one per result: mean (or value), low, high, …
     minus_first: tuple[Interval, ...] = ()  # of the second result on; empty where windows cannot be paired
+
+    @classmethod
+    def of(cls, key: str, values: Sequence[Mapping[str, Any]], minus: tuple[Interval, ...] = ()) -> Metric:
+        """A figure of every result, under the words that the first has for it."""
+        first = values[0] if values else {}
+        label, unit = str(first.get("label") or key), str(first.get("unit") or "")
+        return cls(label, unit, str(first.get("better", "none")), tuple(values), minus)
+
+    @property
+    def heading(self) -> str:
+        """Label, unit and direction."""
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(self.better, "")
+        return f"{self.label}, {self.unit}{arrow}" if self.unit else f"{self.label}{arrow}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,10 @@ class Comparison:
     def _plain(self, metric: Metric) -> dict[str, Any]:
         about = {"label": metric.label, "unit": metric.unit, "better": metric.better}
         minus = dict(zip(self.names[1:], (interval.plain() for interval in metric.minus_first)))
-        values = {name: dict(value) for name, value in zip(self.names, metric.values)}
+        values = {
+            name: {key: figure for key, figure in value.items() if key not in _WORDS}
+            for name, value in zip(self.names, metric.values)
+        }
         return {**about, "values": values, "minus_first": minus}
 
 
@@ -158,9 +175,9 @@ def _case(name: str, results: Sequence[Result], names: Sequence[str], notes: lis
     for key in _shared([one.get("scores", {}) for one in told], names, notes):
         minus = tuple(paired(windows[0], other, key) for other in windows[1:])
         whole = tuple(interval for interval in minus if interval is not None)
-        scores[key] = _metric([one["scores"][key] for one in told], whole if len(whole) == len(minus) else ())
+        scores[key] = Metric.of(key, [one["scores"][key] for one in told], whole if len(whole) == len(minus) else ())
     some = _shared([one.get("sets") or {} for one in told], names, notes)
-    return Case(name, scores, {key: _metric([one["sets"][key] for one in told]) for key in some})
+    return Case(name, scores, {key: Metric.of(key, [one["sets"][key] for one in told]) for key in some})
 
 
 def _shared(told: Sequence[Mapping[str, Any]], names: Sequence[str], notes: list[str]) -> list[str]:
@@ -170,12 +187,6 @@ def _shared(told: Sequence[Mapping[str, Any]], names: Sequence[str], notes: list
         if len(having) < len(told):
             notes.append(f"{key} is only in {', '.join(having)}")
     return [key for key in told[0] if all(key in one for one in told)]
-
-
-def _metric(values: Sequence[Mapping[str, Any]], minus: tuple[Interval, ...] = ()) -> Metric:
-    first = values[0]
-    label, unit = str(first.get("label", "")), str(first.get("unit", ""))
-    return Metric(label, unit, str(first.get("better", "none")), tuple(values), minus)
 
 
 def paired(first: Windows | None, other: Windows | None, metric: str) -> Interval | None:

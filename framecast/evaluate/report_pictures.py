@@ -145,8 +145,8 @@ def calibration(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
             shelf.add(svg, ".svg", alt=alt, caption=caption, to=found)
         if ranks:
             chance = sum(ranks) / len(ranks) or 1.0
-            ends = f"the lowest rank {number(ranks[0] / chance)} times, the highest {number(ranks[-1] / chance)} times"
-            alt = f"Bars: how often the truth has which rank among {one.name}'s samples; {ends} as often as chance."
+            outer = f"the lowest {number(ranks[0] / chance)} times, the highest {number(ranks[-1] / chance)} times"
+            alt = f"Bars: how often the truth has which rank among {one.name}'s samples; {outer} as often as chance."
             caption = (
                 f"{one.name}, rank of the truth among its samples: flat is calibrated, a bowl is too sure of itself."
             )
@@ -165,6 +165,7 @@ class _Window:
     mask: list[bool]
     truth: Clip | None
     samples: dict[str, list[Clip]]
+    models: list[str]  # of those the ones that were judged; the others are simple, the best first
 
 
 def windows(judged: Sequence[Judged], shelf: Shelf, *, count: int) -> tuple[list[Picture], list[Picture]]:
@@ -201,8 +202,9 @@ def _read(kept: Sequence[tuple[Judged, Shown]]) -> _Window:
     for simple in _best_simple(first):
         samples[simple] = place.samples(simple)[:8]
     samples = {name: [_bounded(clip) for clip in clips] for name, clips in samples.items() if clips}
+    models = [one.name for one, _ in kept if one.name in samples]
     length = len(truth) if truth is not None else max((len(clips[0]) for clips in samples.values()), default=0)
-    return _Window(place.name, place.mask(length), None if truth is None else _bounded(truth), samples)
+    return _Window(place.name, place.mask(length), None if truth is None else _bounded(truth), samples, models)
 
 
 def _best_simple(one: Judged) -> list[str]:
@@ -234,7 +236,8 @@ def _maps(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
     if truth is None or not drawn:
         return
     frames = sorted({drawn[round(i * (len(drawn) - 1) / (_MAPPED - 1))] for i in range(_MAPPED)})
-    maps = [(name, _crps(samples, truth, frames)) for name, samples in window.samples.items()]
+    shown = [*window.models, *[name for name in window.samples if name not in window.models][:1]]
+    maps = [(name, _crps(window.samples[name], truth, frames)) for name in shown]
     svg = score_maps(pictures=[("truth", truth)], maps=maps, frames=frames, label="fair CRPS, 8-bit levels")
     means = "; ".join(f"{name} {number(float(values[frames].mean()))}" for name, values in maps)
     alt = f"Maps of fair CRPS at frames {', '.join(map(str, frames))} of {window.name}; their means: {means}."

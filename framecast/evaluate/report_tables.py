@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from framecast.evaluate.compare import paired
+from framecast.evaluate.compare import Metric, paired
 from framecast.evaluate.result_folder import Result, model_forecast
 
 _OPEN = "rf3d"  # metrics whose names begin so are the project's own and have no published values
@@ -78,9 +78,7 @@ def span(told: Mapping[str, Any]) -> str:
 
 def heading(told: Mapping[str, Any], key: str) -> str:
     """Label, unit and direction of a metric."""
-    arrow = {"lower": " ↓", "higher": " ↑"}.get(str(told.get("better")), "")
-    unit = f", {told['unit']}" if told.get("unit") else ""
-    return f"{told.get('label') or key}{unit}{arrow}"
+    return Metric.of(key, [told]).heading
 
 
 def scores(judged: Sequence[Judged]) -> Table:
@@ -173,8 +171,8 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
 
 def sets(judged: Sequence[Judged]) -> Table | None:
     """Distances of whole sets of clips, each with its counts and with the distance of real clips from real ones."""
-    columns = [(one.name, one.model) for one in judged]
-    columns += [(s["name"], s) for s in judged[0].simple if s.get("sets")]
+    columns: list[tuple[str, Mapping[str, Any]]] = [(one.name, one.model) for one in judged]
+    columns += [(s["name"], s) for s in judged[0].simple]
     columns = [(name, one) for name, one in columns if one.get("sets")]
     if not columns:
         return None
