@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
 
-Read next: `network.py`, `reading.py`, `flows.py` (what is measured), `measure.py` (how).
+Read next: `network.py`, `reading.py`, `flows.py`, `sensitivity.py` (what is measured), `measure.py` (how).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from framecast.bench.alone import alone
 
-WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator")
+WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator", "rf3d")
 PRECISIONS = ("32", "bf16")
 FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
 BACKENDS = ("numba", "numpy")
@@ -67,6 +67,8 @@ def _tasks(word: str, bench: Bench) -> list[Task]:
             Task(f"simulator {backend}", target, {"backend": backend, "repeats": bench.repeats}, optional=True)
             for backend in BACKENDS
         ]
+    if word == "rf3d":
+        return [Task("rf3d-v1", "framecast.bench.sensitivity:sensitivity", {"device": bench.device})]
     arguments: dict[str, Any] = {"device": bench.device, "precision": bench.precision, "repeats": bench.repeats}
     if word != "matmul":
         arguments["preset"] = bench.preset
@@ -146,6 +148,10 @@ def _remark(row: dict[str, Any]) -> str:
     if "share_of_permitted" in row:
         permitted = f"{100 * row['share_of_permitted']:.0f} % of what its key frames permit"
         return f"{row['times_from_start']:.1f} × from the start, {permitted}"
+    if "scores" in row:
+        return ", ".join(
+            f"{part} {told['frechet']:.3f} (coverage {told['coverage']:.2f})" for part, told in row["scores"].items()
+        )
     if "matmul" in row:
         before, after = (_scaled(row["matmul"][when]["rate"], "flop/s") for when in ("before", "after"))
         return f"matmul before {before}, after {after}"

@@ -78,7 +78,8 @@ def _machine(row: dict[str, Any]) -> str:
 BENCH = Command(
     about="Measure what networks, sampling, reading and simulating cost on this machine: time (median), peak memory, "
     "counted operations (2 × multiply-adds of convolutions and matrix products), and their share of the rate at which "
-    "the same run multiplies square matrices. Each measurement has a process of its own.",
+    "the same run multiplies square matrices. rf3d tells what the distance rf3d-v1 sees of known changes. Each "
+    "measurement has a process of its own.",
     example="framecast bench\nframecast bench forward step --threads 2 --out bench.jsonl\n"
     "framecast bench reading --clip my.mp4",
     arguments=_arguments,

@@ -25,6 +25,7 @@ PARTS = ("appearance", "motion")
 LENGTH = 160  # features of each part: channels of its three layers
 SIDE = 64  # of the frames the filters see
 NEIGHBOURS = 5  # of density and coverage
+_STILL = 1e-6  # features that differ less do so by rounding
 _FRAMES = 128  # of one batch
 _PIXELS = 2**23  # of one batch before it is resized
 
@@ -78,10 +79,12 @@ class RF3D(nn.Module):
             raise ValueError(f"{NAME} takes grey or RGB clips; these have {channels} channels.")
         device = next(self.parameters()).device
         found: dict[str, list[Tensor]] = {part: [torch.zeros(0, LENGTH)] for part in PARTS}
-        for batch in clips.split(max(1, _FRAMES // length)):
-            x = _scaled(batch).to(device)
-            found["appearance"].append(_means(self.app, x.flatten(0, 1)).unflatten(0, (-1, length)).mean(1).cpu())
-            found["motion"].append(_means(self.mot, x.diff(dim=1).transpose(1, 2)).cpu())
+        # on CUDA convolutions round to ten bits by default (TF32); features that hardly vary would show it
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for batch in clips.split(max(1, _FRAMES // length)):
+                x = _scaled(batch).to(device)
+                found["appearance"].append(_means(self.app, x.flatten(0, 1)).unflatten(0, (-1, length)).mean(1).cpu())
+                found["motion"].append(_means(self.mot, x.diff(dim=1).transpose(1, 2)).cpu())
         return {part: torch.cat(batches).double() for part, batches in found.items()}
 
 
@@ -116,9 +119,11 @@ def scores(
         fake: of the clips judged.
 
     Returns:
-        For `appearance` and `motion`: `frechet`, the Fréchet distance over the number of features (around 0 for equal
-        laws, of order 1 where the difference is plain; too high for few clips, so compare with that of two halves of
-        the reference), `density` and `coverage`.
+        For `appearance` and `motion`, or the one of them given: `frechet`, the Fréchet distance over the number of
+        features (around 0 for equal laws, of order 1 where the difference is plain; too high for few clips, so compare
+        with that of two halves of the reference), `density` and `coverage`, and `silent`: how many features do not
+        vary in the reference, but are another in the clips judged. Any at all makes the distance huge, whatever else is
+        equal: few clips, or still ones, do not tell how much such a feature matters.
 
     Raises:
         ValueError: no more than five clips in the reference, fewer than two judged, or features that are not finite.
@@ -129,9 +134,11 @@ def scores(
         1.0
     """
     told = {}
-    for part in PARTS:
+    for part in real:
         mean, deviation = real[part].mean(0), real[part].std(0) + 1e-8
         x, y = ((features[part] - mean) / deviation for features in (real, fake))
         density, coverage = density_coverage(x, y, k=NEIGHBOURS)
+        silent = (deviation < _STILL) & ((fake[part] - mean).abs().amax(0) > _STILL)
         told[part] = {"frechet": frechet_of(x, y) / LENGTH, "density": density, "coverage": coverage}
+        told[part]["silent"] = silent.sum().item()
     return told

@@ -68,7 +68,7 @@ def test_clip_too_short_for_a_window_is_refused(tmp_path):
 
 def test_each_measurement_is_a_task_of_its_own():
     labels = [task.label for task in tasks(Bench())]
-    assert len(labels) == 4 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
+    assert len(labels) == 5 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
     assert [task.label for task in tasks(Bench(what=("step", "matmul")))] == ["matmul", "step"]
     assert [task.label for task in tasks(Bench(what=("reading",), clip="/"))] == ["reading /"]
 

@@ -82,6 +82,19 @@ def test_scores_are_zero_of_equal_sets_and_one_of_a_shift_by_the_deviation():
         assert moved[part]["frechet"] == pytest.approx(1.0, rel=1e-7)
 
 
+def test_features_that_only_the_judged_clips_have_are_counted():
+    rng = torch.Generator().manual_seed(0)
+    real = {part: torch.rand(20, 160, generator=rng, dtype=torch.float64) for part in PARTS}
+    fake = {part: torch.rand(20, 160, generator=rng, dtype=torch.float64) for part in PARTS}
+    for x in (real["motion"], fake["motion"]):
+        x[:, 7:9] = 0.25  # equal in both: no harm
+    assert scores(real, fake)["motion"]["silent"] == 0 and scores(real, fake)["motion"]["frechet"] < 10
+    fake["motion"][3, 7] += 0.01
+    told = scores(real, fake)
+    assert told["motion"]["silent"] == 1 and told["motion"]["frechet"] > 100
+    assert told["appearance"]["silent"] == 0
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [(clips(1, frames=1), "clips of 1 frame have none"), (clips(1, channels=2), "these have 2 channels")],
