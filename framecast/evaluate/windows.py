@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framecast.data import fitted
 from framecast.data.array_file import generated_by
 from framecast.data.clip_file import BadClip
 from framecast.data.folder import Listed, index_folder
@@ -312,7 +313,7 @@ def _true_futures(
     if not protocol.futures or not leading or not isinstance(SETS.get(protocol.set), BouncingSet):
         return None
 
-    def drawn(window: int) -> Tensor:
+    def again(window: int) -> Tensor:
         place = places[window]
         clips = futures(
             protocol.set,
@@ -323,7 +324,8 @@ def _true_futures(
             count=protocol.futures,
             seed=protocol.seed,
         )
-        size = {"channels": spec.channels, "height": spec.height, "width": spec.width}
-        return torch.stack([fitted.fit(clip.frames, **size) for clip in clips])
+        drawn = torch.stack([clip.frames for clip in clips])
+        sized = fitted.fit(drawn.flatten(0, 1), channels=spec.channels, height=spec.height, width=spec.width)
+        return sized.unflatten(0, drawn.shape[:2])
 
-    return drawn
+    return again

@@ -14,6 +14,7 @@ from framecast.evaluate.terms import Case, Cut, FrechetSettings, InceptionSettin
 _PAPER = "Höppe et al., Diffusion Models for Video Prediction and Infilling (TMLR 2022)"
 _I3D = "TF-Hub i3d-kinetics-400"
 _OTHER_PORT = "FVD by another port of I3D: about 166 was measured so for the model that is reported with 84.20"
+_STEPS = "1000 ancestral steps, the code's default"
 _KERNEL = "halving by box filter down to under twice the size, then bicubic"
 
 
@@ -59,6 +60,7 @@ _BAIR = Protocol(
         "one prediction per test clip; the paper does not say how many, its authors name FitVid's 100",
         "FVD over all 16 frames, the given one included",
         "frames 0 to 15 of each clip",
+        _STEPS,
     ),
     is_not=(
         _OTHER_PORT,
@@ -100,6 +102,7 @@ _K600 = Protocol(
         "the validation split, every clip that can be read, one prediction each",
         "one window per clip at a random start",
         "FVD over all 16 frames, the given ones included",
+        _STEPS,
     ),
     is_not=(
         _OTHER_PORT,
@@ -127,7 +130,7 @@ RAMVID = (
         about="BAIR robot pushing, the 14 frames between the first and the last, FVD",
         cases=(Case(known=(0, 15), frames=16, judged=tuple(range(1, 15))),),
         published=_by_rate("fvd", (85.68, 85.02, 87.04, 87.85)),
-        assumed=("one sample per test clip", "frames 0 to 15 of each clip"),
+        assumed=("one sample per test clip", "frames 0 to 15 of each clip", _STEPS),
         is_not=(_OTHER_PORT, "a value of prediction: FVD is over the 14 drawn frames alone"),
         source=f"{_PAPER}, table 2",
     ),
@@ -138,7 +141,7 @@ RAMVID = (
         about="Kinetics-600, the 12 frames between the first two and the last two, FVD",
         cases=(Case(known=(0, 1, 14, 15), frames=16, judged=tuple(range(2, 14))),),
         published=_by_rate("fvd", (10.68, 10.85, 10.86, 17.33)),
-        assumed=(*_K600.assumed[:2], "FVD over the 12 drawn frames alone, as the paper says of BAIR's 14"),
+        assumed=(*_K600.assumed[:2], "FVD over the 12 drawn frames alone, as the paper says of BAIR's 14", _STEPS),
         is_not=(_OTHER_PORT, "a value over all 16 frames, which is lower"),
         source=f"{_PAPER}, table 4",
     ),
@@ -148,7 +151,7 @@ RAMVID = (
         about="Kinetics-600, two frames between every two of four, FVD",
         cases=(Case(known=(0, 5, 10, 15), frames=16),),
         published=_by_rate("fvd", (6.28, 4.91, 5.90, 7.29)),
-        assumed=(*_K600.assumed[:2], "FVD over all 16 frames: the drawn ones alone are no clip"),
+        assumed=(*_K600.assumed[:2], "FVD over all 16 frames: the drawn ones alone are no clip", _STEPS),
         is_not=(_OTHER_PORT, "a value of prediction: 4 of the 16 frames that are judged are real"),
         source=f"{_PAPER}, table 4",
     ),
@@ -182,7 +185,7 @@ RAMVID = (
                 },
             ),
         ),
-        assumed=("10 × 2,048 clips, as TGANv2's evaluation has it", "trained on the training list of fold 1"),
+        assumed=("10 × 2,048 clips, as TGANv2's evaluation has it", "trained on the training list of fold 1", _STEPS),
         is_not=(
             "a score of 10,000 clips in splits of 1,000: fewer clips a split give less",
             "a score of clips drawn at more than 64x64",
