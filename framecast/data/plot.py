@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,14 @@ def _draw_maps(
         shown = viewable(clip)
         for i, cell in zip(frames, line):
             cell.imshow(shown[i].permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="none")
-        line[0].set_ylabel(name)
+        line[0].set_ylabel(fill(name, 16))
     for i, cell in zip(frames, cells[0]):
         cell.set_title(f"frame {i}", fontsize=9)
     top = max(float(values[list(frames)].max()) for _, values in maps) or 1.0
     for (name, values), line in zip(maps, cells[len(pictures) :]):
         for i, cell in zip(frames, line):
             drawn = cell.imshow(values[i].numpy(), cmap="magma", vmin=0, vmax=top, interpolation="none")
-        line[0].set_ylabel(name)
+        line[0].set_ylabel(fill(name, 16))
     figure.colorbar(drawn, ax=list(cells[len(pictures) :].flat), label=label, fraction=0.02, pad=0.01)
     for cell in cells.flat:
         cell.set_xticks([])
@@ -147,7 +148,11 @@ def curves(drawn: Sequence[Curve], *, x: str, y: str, top: float | None = None, 
                 axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=1)
             axes.plot(curve.x, curve.y, label=curve.label, color=colour, **style)
         if logarithmic:
+            from matplotlib.ticker import LogFormatter
+
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")  # the default writes formulas
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         if top is not None:
             axes.set_ylim(top=top)
         _label(figure, axes, x, y, legend=rows > 0)

@@ -170,22 +170,22 @@ def _judged_section(
     """One protocol and the results under it."""
     first = group[0][1]
     settings, names = first.told["settings"], _case_names(group)
-    title = f"{', '.join(name for name, _ in group)} under {first.protocol}"
+    several = len(group) > 1
+    title = f"Results under {first.protocol}" if several else f"{group[0][0]} under {first.protocol}"
     anchor, cases = ids(title), []
     for name in names:
         judged = [Judged(who, result, case) for who, result in group if (case := result.case(name)) is not None]
         shelf.place += share / len(names)
         cases.append(_case(name, judged, shelf, ids, titled=len(names) > 1, count=windows_each))
     data = first.told["data"]
-    counts = f"{data.get('windows', '–')} windows of {data.get('units', '–')} independent units"
-    about = " · ".join(
-        text for text in (str(settings.get("about", "")), f"{settings.get('set', '')}, {settings.get('split', '')}",
-                          counts) if text
-    )  # fmt: skip
+    about = [" | ".join(name for name, _ in group) if several else "", str(settings.get("about", ""))]
+    about += [", ".join(str(settings[key]) for key in ("set", "split") if settings.get(key))]
+    if data.get("windows"):
+        about.append(f"{data['windows']} windows of {data.get('units', '–')} independent units")
     return Section(
         id=anchor,
         title=title,
-        about=about,
+        about=" · ".join(text.rstrip(".") for text in about if text),
         deviations=first.deviations,
         is_not=first.told.get("is_not", ()),
         assumed=first.told.get("assumed", ()),
@@ -240,7 +240,7 @@ def _run_section(run: Path, shelf: Shelf, ids: _Ids) -> Section:
     anchor, found, before = ids(title), list[Picture](), shelf.left_out
     metrics = run / "metrics.csv"
     if metrics.is_file() and (svg := training_curves(metrics)) is not None:
-        caption = "Losses over optimiser steps, neighbours averaged; the upper axis is logarithmic."
+        caption = "Losses over optimiser steps, neighbours averaged."
         shelf.add(svg, ".svg", alt=f"Training curves of {name}.", caption=caption, to=found)
     groups = [Group(ids(f"{name} curves"), "Training curves", found)]
     previews = _previews(run, shelf)
@@ -286,7 +286,7 @@ def _facts(run: Path) -> list[tuple[str, str]]:
     facts += [(key, str(config[key])) for key in ("system", "source") if config.get(key)]
     data = config.get("data") or {}
     if data.get("dir"):
-        facts.append(("data", f"{data['dir']}, {data.get('channels')} × {data.get('size')}"))
+        facts.append(("data", f"{data['dir']}, size {data.get('size')}, channels {data.get('channels')}"))
     last = _last_values(run / "metrics.csv")
     facts += [(key.replace("_", " "), f"{value} (step {step:,})") for key, (step, value) in last.items()]
     return facts
@@ -319,7 +319,7 @@ def _rendered(
     title = sections[0].title if len(sections) == 1 else "framecast report"
     counts = [(sum(map(len, groups)), "evaluation"), (len(runs), "training run")]
     lead = " and ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts if n)
-    contents = [(section.id, section.title) for section in sections]
+    contents = [(section.id, section.title) for section in sections if len(sections) > 1]
     for section in sections:
         for case in section.cases:
             contents += [(case.id, case.title)] if case.titled else []

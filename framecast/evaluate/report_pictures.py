@@ -30,6 +30,7 @@ SHELF = 1_250_000  # bytes of all pictures of a page; their base64 is a third lo
 _SIDE = 128  # pixels; larger frames are averaged down
 _SIMPLE = 3  # simple forecasts in strips and videos, the best ones
 _MAPPED = 6  # frames of a map
+_COLUMNS = 8  # frames of a strip
 _PANELS = 6  # metrics with curves beside 1 / CRPS and LPIPS
 _MIMES = {".svg": "image/svg+xml", ".png": "image/png", ".mp4": "video/mp4"}
 
@@ -259,7 +260,7 @@ def _crps(samples: Sequence[Clip], truth: Clip, frames: Sequence[int]) -> Tensor
 def _strip(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
     rows = _rows(window, futures=1)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_image(Path(folder) / "strip.png", strip(rows), comment=_comment(window))
+        path = write_image(Path(folder) / "strip.png", strip(rows, columns=_COLUMNS), comment=_comment(window))
         names = ", ".join(row.label for row in rows)
         alt = f"Film strip of {window.name}, a row for each of: {names}; frames from left to right."
         caption = f"{window.name}: green edges are given frames, red ones drawn."

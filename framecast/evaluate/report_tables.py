@@ -164,8 +164,8 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
         rest = [simple["name"] for simple in others if simple not in wins]
         beats = f"{one.name}: {about.get('label', key)} {number(about['mean'])}"
         beats += f" ({span(about)})" if span(about) else ""
-        beats += f", better than {len(wins)} of {len(others)} simple forecasts beyond doubt (paired 95 % intervals)"
-        told.append(f"{beats}; not than {', '.join(rest)}." if rest else f"{beats}.")
+        beats += f", better than {len(wins)} of {len(others)} simple forecasts by paired 95 % intervals"
+        told.append(f"{beats}; not surely better than {', '.join(rest)}." if rest else f"{beats}.")
     return told
 
 
@@ -203,9 +203,7 @@ def published(judged: Sequence[Judged]) -> Table | None:
     if not told:
         return None
     metrics = list(dict.fromkeys(row["metric"] for row in told))
-    partial = [one.name for one in judged if one.result.deviations]
-    mark = f"not comparable: {', '.join(partial)} deviates" if partial and len(judged) > 1 else ""
-    mark = mark or ("not comparable: this run is partial" if partial else "")
+    mark = "not comparable: ours is partial" if any(one.result.deviations for one in judged) else ""
     rows = []
     for one in judged:
         name = f"{one.name} ({one.result.protocol})" if one.result.deviations else one.name
