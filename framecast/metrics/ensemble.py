@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-_GATE = 0.95  # share of true futures that lie close enough to another one to count as true
+_GATE = 0.95  # share of fresh true futures that are close enough to another one to find it
 _EXACT = "donot_use_mm_for_euclid_dist"  # equal videos are at distance 0, not at the root of a rounding error
 
 
@@ -153,50 +153,54 @@ def best_of(scores: Float[Tensor, "s t"], *, larger: bool) -> Float[Tensor, "t"]
 
 
 def mode_coverage(samples: Num[Tensor, "s *shape"], futures: Num[Tensor, "m *shape"]) -> float:
-    """How many of the true futures the samples find, as a share of what as many fresh true futures would find.
+    """How many different true futures the samples find, beside what as many fresh true futures find.
 
-    A sample finds the true future nearest to it (root mean square difference), if it is no farther from it than 95 % of
-    the true futures are from their nearest other one. The different futures found are counted and divided by the number
-    that S true draws find on average, sum_j 1 - C(M - n_j, S) / C(M, S), where n_j true futures have j as their nearest
-    other one. True futures thus reach about 0.95, one repeated sample about 1 / S, futures of something else 0.
+    Of M true futures, S are held out in turn. A video finds the one of the others nearest to it (root mean square
+    difference), if it is no farther from it than 95 % of all held-out ones are from theirs. The different futures that
+    the samples find are counted, and so are those that the held-out ones find; the ratio of both counts, summed over
+    turns, is the coverage. True futures thus have 1 on average, one repeated sample about 1 / S, anything else 0.
 
-    The nearest future of each sample is asked for, not the nearest sample of each future: the mean of all futures is
-    nearer to each of them than they are to one another, and would find all of them. Blends of a few futures each still
+    Each sample is asked for its nearest future, not each future for its nearest sample: the mean of all futures is
+    nearer to each of them than they are to one another, and would cover them all. Blends of a few futures each still
     pass for some, so read it beside the spread.
 
     Args:
         samples: S drawn futures.
-        futures: M >= S true futures that continue the same frames, M >= 2.
+        futures: M >= 2 S independent true futures that continue the same frames.
 
     Returns:
-        0 to about 1; single forecasts of true draws scatter above 1, so average over windows.
+        0 to about 1; that of single forecasts scatters above 1, so average over windows.
 
     Raises:
-        ValueError: no sample, fewer true futures than samples or than 2, or unlike shapes.
+        ValueError: no sample, fewer true futures than twice the samples, or unlike shapes.
 
     Example:
-        >>> futures = torch.arange(8.0)[:, None]
-        >>> mode_coverage(torch.full((4, 1), 100.0), futures)
-        0.0
+        >>> left_or_right = torch.tensor([[-1.0], [1.0]]).repeat(4, 1)
+        >>> mode_coverage(torch.tensor([[1.0], [-1.0]]), left_or_right)
+        1.0
+        >>> mode_coverage(torch.tensor([[1.0], [1.0]]), left_or_right)
+        0.5
     """
-    count = _count(samples, "mode coverage", least=1)
-    total = len(futures)
+    count, total = _count(samples, "mode coverage", least=1), len(futures)
     if samples.shape[1:] != futures.shape[1:]:
         raise ValueError(f"samples of shape {_shape(samples[0])} have no mode among futures of {_shape(futures[0])}.")
-    if total < max(count, 2):
-        raise ValueError(f"mode coverage of {count} samples needs {max(count, 2)} true futures at least, not {total}.")
+    if total < 2 * count:
+        raise ValueError(f"mode coverage of {count} samples needs {2 * count} true futures at least, not {total}.")
     true, made = (videos.to(torch.float64).flatten(1) for videos in (futures, samples))
-    apart = torch.cdist(true, true, compute_mode=_EXACT)
+    apart, between = (torch.cdist(videos, true, compute_mode=_EXACT) for videos in (true, made))
     same = (apart == 0).int().argmax(1)  # the first of equal futures stands for all of them
-    apart.fill_diagonal_(math.inf)
-    nearest, other = apart.min(1)
-    gate = nearest.sort().values[math.ceil(_GATE * total) - 1]
-    expected = sum(
-        1 - math.comb(total - n, count) / math.comb(total, count)
-        for n in torch.bincount(same[other], minlength=total).tolist()
+    fresh: list[tuple[Tensor, Tensor]] = []  # of every turn: distances to the nearest others, and which these are
+    ours: list[tuple[Tensor, Tensor]] = []
+    for held_out in torch.arange(total // count * count, device=true.device).split(count):
+        for distances, nearest in ((apart[held_out], fresh), (between, ours)):
+            distance, at = distances.index_fill(1, held_out, math.inf).min(1)
+            nearest.append((distance, same[at]))
+    reached = torch.cat([distance for distance, _ in fresh]).sort().values
+    gate = reached[math.ceil(_GATE * len(reached)) - 1]
+    found, expected = (
+        sum(len(which[distance <= gate].unique()) for distance, which in turns) for turns in (ours, fresh)
     )
-    distance, found = torch.cdist(made, true, compute_mode=_EXACT).min(1)
-    return len(same[found[distance <= gate]].unique()) / expected
+    return found / expected
 
 
 def _count(samples: Tensor, what: str, truth: Tensor | None = None, *, least: int = 2) -> int:

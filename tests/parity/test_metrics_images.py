@@ -1,0 +1,155 @@
+"""CRPS, PSNR, SSIM and LPIPS against stored reference values; every key of these groups must have been compared."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from framecast.metrics.forecast import crps, crps_by_frame, crps_maps
+from framecast.metrics.hash_fill import filled, uniform
+from framecast.metrics.image import psnr, psnr_clip, ssim
+from framecast.metrics.lpips import LPIPS, load_lpips
+from tests.parity.walk import FORWARD, error, folders
+
+CLOSED, BYTES, DOUBLE = 1e-12, 1e-6, 1e-9  # float64; float32 sums of 8-bit values; float64 networks
+SSIM = {"gauss11_channel": "gauss11", "gauss11_luma": "gauss11_luma", "uniform7_channel": "uniform7"}
+NOT_OURS = {"ssim.torchmetrics_gauss11"}  # kept for the record: it averages over padded borders
+
+FOLDERS = pytest.mark.parametrize("folder", folders("metrics"))
+
+
+class Group:
+    """Tensors whose names begin with one of some words, and which of them have been compared."""
+
+    def __init__(self, folder, *words):
+        found = load_file(folder / "basic.safetensors")
+        self.tensors = {key: value for key, value in found.items() if key.partition(".")[0] in words}
+        self.seen = NOT_OURS & set(self.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.seen.add(name)
+        return self.tensors[name]
+
+    def close(self, name: str, ours: Tensor, limit: float) -> None:
+        theirs = self[name]
+        assert error(ours.reshape(theirs.shape), theirs) <= limit, name
+
+    def finish(self) -> None:
+        assert self.tensors
+        assert not set(self.tensors) - self.seen, f"not compared: {sorted(set(self.tensors) - self.seen)}"
+
+
+def channels_first(frames: Tensor) -> Tensor:
+    return frames.movedim(-1, -3).contiguous()
+
+
+@FOLDERS
+def test_crps_agrees(folder):
+    group = Group(folder, "crps")
+    truth, samples = group["crps.obs_u8"], group["crps.ens_u8"]
+    for name in ("empirical", "fair"):
+        group.close(f"crps.{name}", crps(samples, truth, estimator=name), BYTES)
+    group.close("crps.sum8bit", crps(samples, truth), BYTES)
+    group.close("crps.single_member", crps(samples[:1], truth), BYTES)
+    truth, samples = channels_first(truth), channels_first(samples)
+    means = [crps_by_frame(samples, truth, estimator=name).mean() for name in ("empirical", "fair")]
+    group.close("crps.mean", torch.stack(means), BYTES)
+    group.close("crps.per_frame_empirical", crps_by_frame(samples, truth), BYTES)
+    group.close("crps.map_empirical", crps_maps(samples, truth), BYTES)
+    real, observed = group["crps.float.ens"].T.contiguous(), group["crps.float.obs"]
+    for name in ("empirical", "fair"):
+        group.close(f"crps.float.{name}", crps(real, observed, estimator=name), CLOSED)
+    group.finish()
+
+
+@FOLDERS
+def test_psnr_and_ssim_agree(folder):
+    group = Group(folder, "img", "psnr", "ssim")
+    a, b = (channels_first(group[f"img.{name}"]) for name in "ab")
+    group.close("psnr.per_frame", psnr(a, b), CLOSED)
+    group.close("psnr.mean_of_frames", psnr(a, b).mean(), CLOSED)
+    group.close("psnr.of_clip_mse", psnr_clip(a, b), CLOSED)
+    for name, variant in SSIM.items():
+        group.close(f"ssim.{name}", ssim(a, b, variant=variant), CLOSED)
+    group.finish()
+
+
+def formula_backbone(net: str) -> dict[str, Tensor]:
+    """Weights under torchvision's names; VGG's are hashed with a prefix."""
+    prefix = "vgg." if net == "vgg" else ""
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in LPIPS(net).features.state_dict(prefix="features.").items()}
+    return {name: filled(prefix + name, shape) for name, shape in shapes.items()}
+
+
+def formula_lin(net: str, k: int, width: int) -> Tensor:
+    return torch.from_numpy(((uniform(f"lin{k}.{net}", width) + 1) / 2).astype("float32"))
+
+
+def pictures(size: str) -> tuple[Tensor, Tensor]:
+    """Two pairs in float64."""
+    height, width = map(int, size.split("x"))
+    shape = (2, 3, height, width)
+    first, second = (
+        torch.from_numpy(uniform(f"lpips.in{i}.{size}", 6 * height * width).astype("float32")).reshape(shape).double()
+        for i in (0, 1)
+    )
+    return first, 0.5 * first + 0.5 * second
+
+
+def sized(stored: dict[str, Tensor], net: str) -> list[str]:
+    return sorted({key.split(".")[1] for key in stored if key.startswith(f"{net}.")})
+
+
+def test_every_lpips_figure_is_of_a_known_kind():
+    pattern = r"(alex|vgg)\.\d+x\d+\.(baseline\.value|feat[0-4]\.norm|(real|formula)_lin\.(value|per_layer))"
+    for parameter in folders("metrics"):
+        folder = parameter.values[0]
+        if folder is None:
+            pytest.skip("no reference values")
+        stored = load_file(folder / "lpips_formula.safetensors")
+        assert stored
+        assert [key for key in stored if not re.fullmatch(pattern, key)] == []
+
+
+@FOLDERS
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_agrees(folder, net, tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics", reason="the published weights of LPIPS come with torchmetrics")
+    stored = load_file(folder / "lpips_formula.safetensors")
+    torch.save(formula_backbone(net), tmp_path / "backbone.pth")
+    real, plain, formula = load_lpips(net, tmp_path / "backbone.pth").double(), LPIPS(net).double(), LPIPS(net).double()
+    for k in range(5):
+        lin = formula.get_buffer(f"lin{k}")
+        lin.copy_(formula_lin(net, k, len(lin)))
+    assert sized(stored, net)
+    compared = set()
+    for size in sized(stored, net):
+        a, b = pictures(size)
+        # the features, most of the work, are computed once and shared
+        maps = {id(x): real.features_of(x) for x in (a, b)}
+        ours = {f"feat{k}.norm": f.norm() for k, f in enumerate(maps[id(a)])}
+        with monkeypatch.context() as patch:
+            patch.setattr(LPIPS, "features_of", lambda self, x, maps=maps: maps[id(x)])
+            ours |= {"real_lin.per_layer": real.by_layer(a, b), "formula_lin.per_layer": formula.by_layer(a, b)}
+            ours |= {"real_lin.value": real(a, b), "formula_lin.value": formula(a, b), "baseline.value": plain(a, b)}
+        for name, value in ours.items():
+            theirs = stored.get(f"{net}.{size}.{name}")
+            compared.add(f"{net}.{size}.{name}")
+            if theirs is not None:
+                assert error(value.reshape(theirs.shape), theirs) <= DOUBLE, f"{net}.{size}.{name}"
+    assert {key for key in stored if key.startswith(f"{net}.")} <= compared
+
+
+@FOLDERS
+def test_lpips_agrees_in_single_precision(folder, tmp_path):
+    pytest.importorskip("torchmetrics", reason="the published weights of LPIPS come with torchmetrics")
+    stored = load_file(folder / "lpips_formula.safetensors")
+    for net in ("alex", "vgg"):
+        torch.save(formula_backbone(net), tmp_path / f"{net}.pth")
+        network = load_lpips(net, tmp_path / f"{net}.pth")
+        for size in sized(stored, net)[:1]:
+            a, b = (x.float() for x in pictures(size))
+            assert error(network(a, b), stored[f"{net}.{size}.real_lin.value"]) <= FORWARD
