@@ -83,7 +83,9 @@ def _run(args: argparse.Namespace, console: Console) -> int:
 
 def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     import framecast
-    from framecast.evaluate.run import scored, simple_forecasts
+    from framecast.evaluate.run import judge, simple_sources
+    from framecast.evaluate.samples import Given
+    from framecast.evaluate.terms import Case
     from framecast.evaluate.windows import Windows
 
     began = time.perf_counter()
@@ -93,8 +95,12 @@ def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     windows, units = _unseen(shown, out, args.seed, console)
     forecasts = _forecasts(model, shown, windows, args.seed, console)
     reference = out / "data" / "train" if args.train else None
-    mine = scored(model.name, forecasts, units)
-    others = simple_forecasts(Windows(windows, units), range(shown.context), reference=reference)
+    case = Case(known=tuple(range(shown.context)), frames=shown.context + shown.horizon)
+    cut = Windows(windows, units, [str(i) for i in range(len(windows))])
+    sources = [Given(model.name, dict(zip(cut.names, forecasts))), *simple_sources(case, reference=reference)]
+    mine, *others = (
+        judge(source, cut, case, ("crps", "psnr"), samples=min(shown.samples, source.most)) for source in sources
+    )
     _show(model, shown, windows[0], forecasts[0], out, seed=args.seed)
     numbers = {
         "set": shown.set,

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that judge: a model by a protocol, and its samplers by quality and cost."""
+"""The commands that judge: samples by a protocol, and a model's samplers by quality and cost."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,91 +14,316 @@ from framecast.cli.draw import argument_device, load_model, many, out_folder
 from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
 
 if TYPE_CHECKING:
-    from framecast.evaluate.run import Scores
+    from framecast.evaluate.run import Networks, Plan
+    from framecast.evaluate.samples import Source
+    from framecast.evaluate.terms import Protocol
+    from framecast.generate import Model
+
+# what a table shows of a forecast, where it has it
+COLUMNS = ("crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage")
 
 
 def _arguments_data(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="bundled name, model or run folder, hub id, simple forecast")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the protocol's set (default data/<set>)")
-    parser.add_argument("--protocol", default="smoke-lbm", metavar="NAME", help="default smoke-lbm")
+    parser.add_argument("--protocol", default="smoke-lbm", metavar="NAME", help="default smoke-lbm; `list` lists all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<what>; nothing is overwritten")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs")
 
 
 def _evaluate_arguments(parser: Parser) -> None:
+    what = "bundled name, model or run folder, hub id, simple forecast; or a folder (or array) of stored samples"
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=what)
     _arguments_data(parser)
     parser.add_argument("--windows", type=positive, metavar="N", help="the first N only (default: the protocol's)")
     parser.add_argument("--samples", type=positive, metavar="N", help="of each window (default: the protocol's)")
     parser.add_argument("--seed", type=whole, default=0, help="of all noise (default 0)")
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="samples drawn at once (default 8)")
-    parser.add_argument("--steps", metavar="N", help="sampler steps (default: the model's own)")
-    parser.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, … (default: the model's own)")
+    parser.add_argument("--steps", metavar="N", help="sampler steps (default: the protocol's, or the model's own)")
+    parser.add_argument("--sampler", metavar="NAME", help="ddpm, ddim, … (default: the protocol's, or the model's own)")
+    parser.add_argument("--i3d", type=Path, metavar="FILE", help="I3D weights, for FVD")
+    parser.add_argument(
+        "--i3d-eps", type=float, metavar="X", help="batch-norm epsilon of I3D weights that do not tell it"
+    )
+    parser.add_argument("--c3d", type=Path, metavar="FILE", help="C3D weights, for the Inception Score")
+    parser.add_argument("--c3d-mean", type=Path, metavar="FILE", help="mean clip that goes with C3D weights")
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="backbone weights (AlexNet, or VGG-16) for LPIPS")
+    parser.add_argument("--lossy", action="store_true", help="take stored samples from videos, too; the result tells")
     argument_device(parser)
 
 
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
-    from framecast.evaluate.protocols import protocol
-    from framecast.evaluate.run import judge, result, simple_forecasts
-    from framecast.evaluate.windows import windows
-    from framecast.generate import network_calls
+    from framecast.evaluate.protocols import PROTOCOLS, protocol
+    from framecast.evaluate.run import Plan
 
-    chosen = protocol(args.protocol)
-    if chosen.paired is None:
-        raise UsageError(f"{chosen.name} compares no window with its truth: choose another --protocol.")
-    case = chosen.cases[0]
-    data = args.data or Path("data") / chosen.set
-    model = load_model(args)
-    cut = windows(chosen, case, chosen.paired, data)
-    if args.windows and args.windows > len(cut):
-        raise UsageError(f"--windows is {args.windows}; {chosen.name} has {len(cut)}.")
-    cut = cut.first(args.windows or len(cut))
-    out = out_folder(args, f"{chosen.name}-{model.name}")
-    settings = [("sample.steps", args.steps), ("sample.sampler", args.sampler)]
-    given = [(key, text) for key, text in settings if text is not None] + args.settings
-    reference = data / "train"
-    if not reference.is_dir():
-        console.note(f"{reference} is not there: the analog forecasts are left out.")
-        reference = None
-    options = apply_settings(model.system.options, given, where="sample")
-    samples = args.samples or chosen.paired.samples
-    calls = network_calls(options, model.system) * -(-samples // args.batch) * len(cut)
-    size = f"{many(len(cut), 'window')} × {many(samples, 'sample')}"
-    console.note(f"{size}, {many(calls, 'network call')}; output: {out}")
+    if args.protocol == "list" or args.model is None:
+        return _list(PROTOCOLS.values(), console, asked=args.protocol == "list")
+    rules = protocol(args.protocol)
+    if rules.task == "record":
+        return _record(rules, console)
+    stored = _stored(args.model)
+    model = None if stored is not None else load_model(args)
+    plan = Plan(
+        rules=rules,
+        data=args.data or Path("data") / rules.set,
+        like=model.video if model is not None and model.video.height else None,
+        windows=args.windows,
+        samples=args.samples,
+        networks=_networks(args, rules),
+    )
+    if model is not None:
+        return _judge_model(plan, model, args, console)
+    assert stored is not None
+    return _judge_stored(plan, stored, args, console)
+
+
+def _stored(name: str) -> Path | None:
+    """The path, where it holds samples and no model."""
+    from framecast.evaluate.stored import holds_samples
+
+    path = Path(name)
+    return path if holds_samples(path) else None
+
+
+def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Console) -> int:
+    from framecast.evaluate.samples import Computed, Kept
+    from framecast.experiment import to_plain
+
+    rules = plan.rules
+    options = _options(plan, model, args)
+    name = f"{rules.name}-{model.name}"
+    computed = Computed(
+        model, options=options, task=rules.task, quantise=rules.quantise, seed=args.seed, batch=args.batch
+    )
+    identity = {"protocol": to_plain(_settings(plan)), "model": computed.record}
+    out = _out(args, name, identity)
+    _tell_cost(plan, model, options, args, out, console)
     if args.dry_run:
-        console.result({"dry_run": True, "windows": len(cut), "samples": samples, "network_calls": calls})
         return 0
-    with console.progress(f"{model.name} on {chosen.name}", unit="windows") as progress:
-        mine = judge(
-            model, cut, case.known, samples=samples, options=options, seed=args.seed, batch=args.batch,
-            progress=progress,
-        )  # fmt: skip
-    with console.progress("simple forecasts", unit="forecasts") as progress:
-        others = simple_forecasts(cut, case.known, reference=reference, besides=model.name, progress=progress)
-    told = result(chosen, mine, others)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    _tell(told, mine, others, console)
-    console.say(f"{out}/result.json; drawn in {duration(mine.seconds)}")
+    source = Kept(computed, out / "samples", identity) if model.system.parts() else computed
+    return _run(plan, source, out, console, device=model.system.device)
+
+
+def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Console) -> int:
+    from dataclasses import replace
+
+    import torch
+
+    from framecast.evaluate.stored import Stored
+    from framecast.evaluate.windows import windows
+
+    rules = plan.rules
+    cut = rules.paired or rules.sets
+    assert cut is not None
+    names = {case.slug: windows(rules, case, cut, plan.data).names[: args.windows] for case in rules.cases}
+    source = Stored(path, names, lossy=args.lossy)
+    plan = replace(plan, windows=args.windows)
+    out = out_folder(args, f"{rules.name}-{source.name}")
+    console.note(f"stored samples of {path}: {many(sum(map(len, names.values())), 'window')}; output: {out}")
+    if args.dry_run:
+        console.result({"dry_run": True, "windows": {slug: len(some) for slug, some in names.items()}})
+        return 0
+    return _run(plan, source, out, console, device=torch.device("cpu"))
+
+
+def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any) -> int:
+    import time
+    from dataclasses import replace
+
+    from framecast.evaluate.result import result, write
+    from framecast.evaluate.run import evaluate
+
+    began = time.perf_counter()
+    plan = replace(plan, shown=out / "shown")
+    try:
+        cases = evaluate(plan, source, stage=lambda label, unit: console.progress(label, unit=unit))
+    except KeyboardInterrupt:
+        console.note(f"Stopped. What was drawn is kept in {out}; the same command goes on from there.")
+        return 130
+    told = result(plan, source, cases, device=device)
+    files = write(out, told, cases)
+    _tell(told, console)
+    console.say(f"{out}: {', '.join(path.name for path in files)}, shown/, in {duration(time.perf_counter() - began)}")
+    console.say(f"see it: framecast report {out}")
     console.result({"out": str(out), **told})
     return 0
 
 
-def _tell(told: dict[str, Any], mine: Scores, others: list[Scores], console: Console) -> None:
-    names = ", ".join([told["protocol"], *told["deviations"]])
-    units = mine.interval("crps_fair").units
-    console.say(f"{names}: {many(told['windows'], 'window')} of {many(units, 'unseen flow')}")
-    rows = []
-    for scores in (mine, *others):
-        paired = "" if scores is mine else str(mine.less(scores))
-        rows.append([scores.name, scores.samples, *map(str, map(scores.interval, ("crps_fair", "psnr"))), paired])
-    console.say(table(["", "samples", "fair CRPS, 8-bit units", "PSNR dB", f"{mine.name} minus this"], rows))
-    console.say("(in brackets 95 % intervals, bootstrap over flows; lower CRPS is better)")
+def _options(plan: Plan, model: Model, args: argparse.Namespace) -> Any:
+    """The model's options, the protocol's sampler where it states one that the model has, and what the user says."""
+    known = vars(model.system.options)
+    stated = [(f"sample.{key}", str(value)) for key, value in plan.rules.sampler.items() if key in known]
+    chosen = [("sample.steps", args.steps), ("sample.sampler", args.sampler)]
+    given = [(key, text) for key, text in chosen if text is not None] + args.settings
+    return apply_settings(model.system.options, stated + given, where="sample")
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(plan.rules)
+
+
+def _out(args: argparse.Namespace, name: str, identity: dict[str, Any]) -> Path:
+    """The folder asked for; an evaluation that was stopped there goes on."""
+    from framecast.evaluate.samples import begun
+
+    wanted = args.out or Path("out") / name
+    if begun(wanted / "samples", identity) and (args.out or not (wanted / "result.json").exists()):
+        return wanted
+    return out_folder(args, name)
+
+
+def _networks(args: argparse.Namespace, rules: Protocol) -> Networks:
+    """Feature networks from the files that were named."""
+    from framecast.devices import pick_device
+    from framecast.evaluate.run import Networks
+
+    if args.i3d_eps is not None and args.i3d is None:
+        raise UsageError("--i3d-eps goes with --i3d FILE.")
+    if args.c3d_mean is not None and args.c3d is None:
+        raise UsageError("--c3d-mean goes with --c3d FILE.")
+    where = pick_device(args.device)
+    i3d = c3d = lpips = None
+    if args.i3d is not None:
+        from framecast.metrics.i3d_weights import load_i3d
+
+        i3d = load_i3d(args.i3d, eps=args.i3d_eps, resize=rules.frechet.resize).to(where)
+    if args.c3d is not None:
+        from framecast.metrics.c3d import load_c3d
+
+        c3d = load_c3d(args.c3d, mean=args.c3d_mean).to(where)
+    if args.lpips is not None:
+        from framecast.metrics.lpips import load_lpips
+
+        lpips = load_lpips(rules.lpips, args.lpips).to(where)
+    return Networks(i3d, c3d, lpips)
+
+
+def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace, out: Path, console: Console) -> None:
+    from framecast.generate import network_calls
+
+    rules, told = plan.rules, []
+    calls = 0
+    for case in rules.cases:
+        windows = 0
+        for cut in filter(None, (rules.paired, rules.sets)):
+            count = min(args.windows or 10**9, cut.windows or 10**9)
+            count = len(plan.cut(case, cut)) if count == 10**9 else count
+            samples = (args.samples if cut is rules.paired else None) or cut.samples
+            told.append(f"{case.name}: {many(count, 'window')} × {many(samples, 'sample')}")
+            windows += (
+                count * -(-samples // args.batch) if cut is rules.paired or rules.task != "generate" else -(-count // 8)
+            )
+        calls += windows * network_calls(options, model.system)
+    console.note(f"{rules.name}: {'; '.join(told)}; about {many(calls, 'network call')} at most; output: {out}")
+    if args.dry_run:
+        console.result({"dry_run": True, "cases": told, "network_calls": calls, "out": str(out)})
+
+
+def _tell(told: dict[str, Any], console: Console) -> None:
+    console.say(f"{told['protocol']}: {told['settings']['about']}")
+    for line in told["deviations"]:
+        console.say(f"  differs: {line}")
+    for line in told["assumed"]:
+        console.say(f"  assumed: {line}")
+    for line in told["is_not"]:
+        console.say(f"  not: {line}")
+    for case in told["cases"]:
+        _tell_case(case, console)
+    for value in told["published"]:
+        console.say(f"  published: {_published(value)}")
+
+
+def _tell_case(case: dict[str, Any], console: Console) -> None:
+    model = case["forecasts"][0]
+    scores = model.get("scores", {})
+    columns = [name for name in COLUMNS if name in scores]
+    if columns:
+        units = next(iter(scores.values()))["units"]
+        count = next(iter(scores.values()))["count"]
+        console.say(f"{case['name']}: {many(count, 'window')} of {many(units, 'independent unit')}")
+        head = ["", "samples", *(_titled(scores[name]) for name in columns), f"{model['name']} minus this"]
+        rows = []
+        for forecast in case["forecasts"]:
+            own = forecast.get("scores", {})
+            paired = _interval(forecast["minus"][columns[0]]) if forecast.get("minus") else ""
+            rows.append(
+                [forecast["name"], forecast["samples"], *(_interval(own.get(name)) for name in columns), paired]
+            )
+        console.say(table(head, rows))
+        console.say("(in brackets 95 % intervals, bootstrap over independent units)")
+    if any(forecast["sets"] for forecast in case["forecasts"]):
+        _tell_sets(case, console)
+
+
+def _tell_sets(case: dict[str, Any], console: Console) -> None:
+    """A row per forecast, a column per figure; what the figure is between real clips stands in the last row."""
+    shown = [forecast for forecast in case["forecasts"] if forecast["sets"]]
+    figures = {name: figure for forecast in reversed(shown) for name, figure in forecast["sets"].items()}
+    first = next(iter(figures.values()))
+    console.say(f"{case['name']}: {many(first['n_fake'], 'clip')} beside {many(first['n_real'], 'real one')}")
+    rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in figures)] for f in shown]
+    floors = ["" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in figures.values()]
+    console.say(table(["", *(figure["label"] for figure in figures.values())], [*rows, ["(floor)", *floors]]))
+    console.say(
+        "(in brackets 95 % intervals from disjoint folds; floor: the same between two halves of the real clips)"
+    )
+    for note in sorted({figure["note"] for figure in figures.values() if figure["note"]}):
+        console.say(f"  note: {note}")
+
+
+def _figure(told: dict[str, Any] | None) -> str:
+    return _interval(told | {"mean": told["value"]}) if told else ""
+
+
+def _titled(score: dict[str, Any]) -> str:
+    return f"{score['label']}{', ' + score['unit'] if score['unit'] else ''}"
+
+
+def _interval(told: dict[str, Any] | None) -> str:
+    if not told:
+        return ""
+    if told["low"] is None:
+        return "" if told["mean"] is None else f"{told['mean']:.3g}"
+    return f"{told['mean']:.3g} ({told['low']:.3g} to {told['high']:.3g})"
+
+
+def _published(value: dict[str, Any]) -> str:
+    number = "no number" if value["value"] is None else f"{value['value']:g}"
+    spread = "" if value["spread"] is None else f" ± {value['spread']:g}"
+    return f"{value['metric']} {value['method']} {number}{spread}" + (f" ({value['note']})" if value["note"] else "")
+
+
+def _list(records: Iterable[Any], console: Console, *, asked: bool) -> int:
+    if not asked:
+        raise UsageError("name a MODEL, or list the protocols with --protocol list.")
+    rows = [[rules.name, rules.set, rules.about] for rules in records]
+    console.say(table(["protocol", "set", "what is asked"], rows))
+    console.result({"protocols": [row[0] for row in rows]})
+    return 0
+
+
+def _record(rules: Any, console: Console) -> int:
+    """A protocol of which only published values are kept."""
+    from dataclasses import asdict
+
+    console.say(f"{rules.name}: {rules.about}")
+    console.say("This protocol is a record: nothing can be computed here; these values were published.")
+    for line in rules.is_not:
+        console.say(f"  not: {line}")
+    values = [asdict(value) for value in rules.published]
+    for value in values:
+        console.say(f"  published: {_published(value)}")
+    console.say(f"source: {rules.source}")
+    console.result({"protocol": rules.name, "published": values, "cases": []})
+    return 0
 
 
 EVALUATE = Command(
-    about="Judge a model by a protocol: scores with intervals, beside the simple forecasts on the same windows. The "
-    "set that it needs is made first: framecast data simulate vortex32 data/vortex32.",
-    example="framecast evaluate vortex-ramvid --protocol smoke-lbm",
+    about="Judge a model, or stored samples, by a protocol: scores with intervals, beside the simple forecasts on the "
+    "same windows. A stopped evaluation goes on. The set that smoke-lbm needs is made first: framecast data simulate "
+    "vortex32 data/vortex32.",
+    example="framecast evaluate vortex-ramvid --protocol smoke-lbm\nframecast evaluate --protocol list",
     arguments=_evaluate_arguments,
     run=_evaluate,
     settings=("sample",),
@@ -110,11 +336,11 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.windows import windows
 
     chosen = protocol(args.protocol)
+    if chosen.paired is None:
+        raise ValueError(f"{chosen.name} has no windows to compare with their truth: name a protocol of forecasts.")
     model = load_model(args)
     if not hasattr(model.system.options, "sampler"):
         raise ValueError(f"{model.name} has no sampler, so there is nothing to compare: name a diffusion model.")
-    if chosen.paired is None:
-        raise UsageError(f"{chosen.name} compares no window with its truth: choose another --protocol.")
     case = chosen.cases[0]
     cut = windows(chosen, case, chosen.paired, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
@@ -164,6 +390,7 @@ def _said(told: dict[str, Any]) -> str:
 
 
 def _samplers_arguments(parser: Parser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="bundled name, model or run folder, hub id")
     _arguments_data(parser)
     argument_device(parser)
 

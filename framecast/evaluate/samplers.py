@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 
 from framecast.data.files import new_file
-from framecast.evaluate.run import METRICS, Scores, judge
+from framecast.evaluate import terms
+from framecast.evaluate.run import Scores, judge
+from framecast.evaluate.samples import Computed
 from framecast.evaluate.windows import Windows
 from framecast.generate import Model
 
 Progress = Callable[[int, int], None]
 
+METRICS = ("crps_fair", "crps", "psnr")  # that cases keep
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 SHORT, LONG, LONGEST = (5, 10, 20, 50), (100, 250), 1000
 
@@ -128,7 +131,8 @@ def _calls(case: Case) -> int:
 
 def _judged(model: Model, windows: Windows, known: Sequence[int], case: Case, progress: Progress) -> Scores:
     options = model.options({"sampler": case.sampler, "steps": case.steps})
-    return judge(model, windows, known, samples=case.samples, options=options, progress=progress)
+    source, asked = Computed(model, options=options), terms.Case(known=tuple(known), frames=len(windows.clips[0]))
+    return judge(source, windows, asked, ("crps", "psnr"), samples=case.samples, progress=progress)
 
 
 def report(rows: Sequence[Row]) -> list[dict[str, Any]]:

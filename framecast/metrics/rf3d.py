@@ -26,6 +26,7 @@ LENGTH = 160  # features of each part: channels of its three layers
 SIDE = 64  # of the frames the filters see
 NEIGHBOURS = 5  # of density and coverage
 _STILL = 1e-6  # features that differ less do so by rounding
+_TINY = 1e-8  # added to standard deviations
 _FRAMES = 128  # of one batch
 _PIXELS = 2**23  # of one batch before it is resized
 
@@ -119,9 +120,9 @@ def scores(
         fake: of the clips judged.
 
     Returns:
-        For `appearance` and `motion`, or the one of them given: `frechet`, the Fréchet distance over the number of
-        features (around 0 for equal laws, of order 1 where the difference is plain; too high for few clips, so compare
-        with that of two halves of the reference), `density` and `coverage`, and `silent`: how many features do not
+        For `appearance` and `motion`: `frechet`, the Fréchet distance over the number of features (around 0 for equal
+        laws, of order 1 where the difference is plain; too high for few clips, so compare with that of two halves of
+        the reference), `density` and `coverage`, and `silent`: how many features do not
         vary in the reference, but are another in the clips judged. Any at all makes the distance huge, whatever else is
         equal: few clips, or still ones, do not tell how much such a feature matters.
 
@@ -134,11 +135,27 @@ def scores(
         1.0
     """
     told = {}
-    for part in real:
-        mean, deviation = real[part].mean(0), real[part].std(0) + 1e-8
-        x, y = ((features[part] - mean) / deviation for features in (real, fake))
-        density, coverage = density_coverage(x, y, k=NEIGHBOURS)
-        silent = (deviation < _STILL) & ((fake[part] - mean).abs().amax(0) > _STILL)
-        told[part] = {"frechet": frechet_of(x, y) / LENGTH, "density": density, "coverage": coverage}
-        told[part]["silent"] = silent.sum().item()
+    for part in PARTS:
+        x, y = real[part], fake[part]
+        density, coverage = density_coverage(*scaled(x, y), k=NEIGHBOURS)
+        told[part] = {"frechet": distance(x, y), "density": density, "coverage": coverage, "silent": silent(x, y)}
     return told
+
+
+def distance(real: Float64[Tensor, "n 160"], fake: Float64[Tensor, "m 160"]) -> float:
+    """The figure `frechet` of one part, for two clips or more on each side."""
+    return frechet_of(*scaled(real, fake)) / LENGTH
+
+
+def scaled(
+    real: Float64[Tensor, "n 160"], fake: Float64[Tensor, "m 160"]
+) -> tuple[Float64[Tensor, "n 160"], Float64[Tensor, "m 160"]]:
+    """Features of one part, shifted and scaled so that the reference has mean 0 and standard deviation 1 in each."""
+    mean, deviation = real.mean(0), real.std(0) + _TINY
+    return (real - mean) / deviation, (fake - mean) / deviation
+
+
+def silent(real: Float64[Tensor, "n 160"], fake: Float64[Tensor, "m 160"]) -> int:
+    """How many features of one part do not vary in the reference, but are another in the clips judged."""
+    still = real.std(0) + _TINY < _STILL
+    return int((still & ((fake - real.mean(0)).abs().amax(0) > _STILL)).sum())

@@ -16,27 +16,80 @@ def folder(tmp_path_factory):
 def test_evaluate_writes_its_figures_with_the_simple_forecasts_beside(cast, folder, tmp_path):
     ran = cast("evaluate", "persistence", "--data", folder, "--windows", 3)
     assert ran.code == 0, ran.err
-    assert "smoke-lbm-partial, 3 windows instead of 128" in ran.out and "persistence minus this" in ran.out
+    assert "smoke-lbm-partial" in ran.out and "differs: 3 windows instead of 128" in ran.out
+    assert "persistence minus this" in ran.out and "rf3d-v1 motion" in ran.out and "(floor)" in ran.out
     told = json.loads((tmp_path / "out" / "smoke-lbm-persistence" / "result.json").read_text())
-    assert "persistence" not in told["simple_forecasts"] and "analog" in told["simple_forecasts"]
-    assert told["settings"]["cases"][0]["known"] == [0, 1, 2, 3] and told["model"]["crps_fair"]["units"] == 3
-    assert cast("evaluate", "persistence", "--data", folder, "--windows", 1, "--json").json["out"].endswith("-2")
+    names = [forecast["name"] for forecast in told["cases"][0]["forecasts"]]
+    assert names[0] == "persistence" and names.count("persistence") == 1 and "analog" in names
+    assert told["settings"]["cases"][0]["known"] == [0, 1, 2, 3] and told["machine"] and told["data"]["sha256"]
+    again = cast("evaluate", "persistence", "--data", folder, "--windows", 2, "--json").json
+    assert again["out"].endswith("-2") and again["protocol"] == "smoke-lbm-partial"
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
     ran = cast("evaluate", "persistence", "--data", folder, "--dry-run", "--json")
-    assert ran.json == {"dry_run": True, "windows": 128, "samples": 8, "network_calls": 0}
+    assert ran.json["network_calls"] == 0 and ran.json["cases"][0] == "4 → 12: 128 windows × 8 samples"
     monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+    ran = cast("evaluate", "vortex-ramvid", "--data", folder, "--dry-run", "--json", "--steps", 5)
+    assert ran.json["network_calls"] == (128 + 512) * 5
     ran = cast("samplers", "vortex-ramvid", "--data", folder, "--dry-run")
     # 16 × 4 × 3 × (5 + 10 + 20 + 50) + 8 × 4 × 2 × (100 + 250) + 8 × 2 × 1000
     assert ran.code == 0 and "54720 network calls" in ran.err
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_evaluation_goes_on(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+    from framecast.evaluate.samples import Computed
+
+    real, done = Computed.samples, []
+
+    def stops(self, case, window, clip, count):
+        if self.name == "vortex-ramvid":
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(window)
+        return real(self, case, window, clip, count)
+
+    words = ["evaluate", "vortex-ramvid", "--data", folder, "--windows", 3, "--samples", 2]
+    monkeypatch.setattr(Computed, "samples", stops)
+    ran = cast(*words)
+    assert ran.code == 130 and "the same command goes on" in ran.err
+    out = tmp_path / "out" / "smoke-lbm-vortex-ramvid"
+    kept = {path: path.stat().st_mtime_ns for path in (out / "samples").rglob("*.npz")}
+    assert len(kept) == 2
+    monkeypatch.setattr(Computed, "samples", real)
+    ran = cast(*words, "--json")
+    assert ran.code == 0 and ran.json["out"] == "out/smoke-lbm-vortex-ramvid", ran.err
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+    assert cast(*words, "--json").json["out"].endswith("-2")  # it is finished, and stays as it is
+    ran = cast(*words, "--out", out, "--seed", 1)
+    assert ran.code == 1 and "is not empty" in ran.err
+
+
+def test_samples_that_an_evaluation_kept_are_judged_alike(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+    words = ["--data", folder, "--windows", 2, "--samples", 2, "--json"]
+    drawn = cast("evaluate", "vortex-ramvid", *words).json
+    stored = cast("evaluate", "out/smoke-lbm-vortex-ramvid/samples", *words).json
+    assert stored["model"]["name"] == "vortex-ramvid" and stored["model"]["stored"].endswith("samples")
+    figures = [told["cases"][0]["forecasts"][0]["scores"] for told in (drawn, stored)]
+    assert figures[0] == figures[1]
+
+
+def test_protocols_are_listed_and_a_record_is_told(cast):
+    ran = cast("evaluate", "--protocol", "list")
+    assert ran.code == 0 and "pvdm-fvd128-sky" in ran.out and "smoke-lbm" in ran.out
+    ran = cast("evaluate", "persistence", "--protocol", "pvdm-efficiency")
+    assert ran.code == 0 and "This protocol is a record" in ran.out and "published" in ran.out
 
 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["evaluate", "persistence", "--windows", "500"], 2, "--windows is 500; smoke-lbm has 128."),
+        (["evaluate"], 2, "name a MODEL, or list the protocols with --protocol list."),
+        (["evaluate", "persistence", "--i3d-eps", "1e-3"], 2, "--i3d-eps goes with --i3d FILE."),
+        (["evaluate", "persistence", "--i3d", "nothing.pt"], 1, "nothing.pt"),
         (
             ["evaluate", "persistence", "--protocol", "smoke"],
             1,

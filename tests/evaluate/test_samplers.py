@@ -14,9 +14,8 @@ from framecast.video import Clip
 from tests.evaluate.flows import wave
 from tests.tiny import ramvid
 
-CUT = Windows(
-    [Clip(wave(i, 5)[..., :8, :8].clone(), None, (-1.0, 1.0)) for i in range(16)], [f"f{i}" for i in range(16)]
-)
+NAMES = [f"f{i}" for i in range(16)]
+CUT = Windows([Clip(wave(i, 5)[..., :8, :8].clone(), None, (-1.0, 1.0)) for i in range(16)], NAMES, NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +73,6 @@ def test_a_case_that_does_not_belong_is_refused(model_folder, tmp_path, short, t
 
 def test_case_of_other_frames_under_the_same_names_is_refused(model_folder, tmp_path, short):
     run(model_folder, tmp_path)
-    other = Windows([Clip(-clip.frames, None, (-1.0, 1.0)) for clip in CUT.clips], CUT.units)
+    other = Windows([Clip(-clip.frames, None, (-1.0, 1.0)) for clip in CUT.clips], NAMES, NAMES)
     with pytest.raises(ValueError, match="of other windows"):
         study(framecast.load(model_folder, device="cpu"), other, (0, 1), folder=tmp_path)

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a whole set of clips beside a set of real ones: distances of features, Inception Score, memorisation.
+
+Such a figure depends on how many clips there are, and on chance. Beside each stands what it is between two halves of
+the real clips (the floor), and an interval from disjoint folds: the figure on parts that share no independent unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from framecast.metrics import rf3d
+from framecast.metrics.distribution import density_coverage, frechet_of, inception_score, kernel_distance
+
+Measure = Callable[[Tensor, Tensor], float]  # features of real clips, of judged ones
+
+FOLDS = 4
+# two-sided 95 % points of Student's t for 1, 2, … degrees of freedom
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclass(frozen=True)
+class SetFigure:
+    """One figure of a set."""
+
+    label: str
+    value: float
+    low: float | None  # 95 % interval; None where there are too few independent units for one
+    high: float | None
+    folds: tuple[float, ...]  # the figure on disjoint parts
+    n_real: int
+    n_fake: int
+    floor: float | None  # between two halves of the real clips; of an Inception Score, that of the real clips
+    better: str
+    note: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, rounded to five digits."""
+        return {name: _rounded(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a set, and the independent unit of each clip."""
+
+    values: Float64[Tensor, "n d"]
+    units: Sequence[Hashable]
+
+    def part(self, number: int, of: int) -> Tensor:
+        """The clips of every `of`-th unit: parts share no unit."""
+        order = {unit: i for i, unit in enumerate(dict.fromkeys(self.units))}
+        return self.values[[i for i, unit in enumerate(self.units) if order[unit] % of == number]]
+
+
+def compared(
+    label: str,
+    measure: Measure,
+    real: Features,
+    fake: Features,
+    *,
+    better: str = "lower",
+    folds: int = FOLDS,
+    mean_of_folds: bool = False,
+    note: str = "",
+) -> SetFigure:
+    """A figure of two sets, with its floor and its interval.
+
+    Args:
+        label: what it is called.
+        measure: from the features of real and of judged clips; both must hold enough of them.
+        real: the reference.
+        fake: the set judged.
+        better: lower, higher or none.
+        folds: disjoint parts for the interval, which reaches t s / sqrt(folds) to both sides of the value, s being the
+            standard deviation over parts; the value of a part is biased more than the whole's, its spread is not.
+        mean_of_folds: the value is the mean over the parts, as protocols of cross-validation want.
+        note: what else must be said.
+
+    Raises:
+        ValueError: too few clips for the measure.
+    """
+    whole = measure(real.values, fake.values)
+    parts = _on_parts(measure, real, fake, folds)
+    value = float(np.mean(parts)) if mean_of_folds and parts else whole
+    low, high = _interval(value, parts)
+    halves = real.part(0, 2), real.part(1, 2)
+    floor = _tried(measure, *halves)
+    return SetFigure(label, value, low, high, tuple(parts), len(real.values), len(fake.values), floor, better, note)
+
+
+def frechet_figures(
+    name: str, real: Features, fake: Features, *, ddof: int = 1, folds: int = 1
+) -> dict[str, SetFigure]:
+    """Fréchet and kernel distance in the features of a classifier, under the name of the first: fvd, r-fvd, fvd*.
+
+    Args:
+        name: of the figure.
+        real: reference.
+        fake: judged.
+        ddof: of covariances.
+        folds: of the protocol; above 1 the value is their mean.
+    """
+    length, fewest = real.values.shape[1], min(len(real.values), len(fake.values))
+    note = ""
+    if fewest <= length:
+        note = (
+            f"{fewest} clips for {length} features: covariances are singular and the value is biased upwards; compare "
+            "it only with values of as many clips, and with the floor"
+        )
+    label = {"fvd": "FVD", "r-fvd": "R-FVD", "fvd*": "FVD*"}[name]
+    kernel = {"fvd": "KVD", "r-fvd": "R-KVD", "fvd*": "KVD*"}[name]
+    number = folds if folds > 1 else FOLDS
+    measure = partial(frechet_of, ddof=ddof)
+    return {
+        name: compared(label, measure, real, fake, folds=number, mean_of_folds=folds > 1, note=note),
+        kernel.lower(): compared(kernel, kernel_distance, real, fake, note="unbiased in the number of clips"),
+    }
+
+
+class RandomFeatures:
+    """Both parts of `rf3d-v1` side by side, as a network whose features are kept."""
+
+    key = rf3d.NAME
+
+    def __init__(self) -> None:
+        self._network = rf3d.RF3D()
+
+    def features(self, clips: Tensor) -> Tensor:
+        return torch.cat(list(self._network.features(clips).values()), dim=1)
+
+
+def random_figures(real: Features, fake: Features) -> dict[str, SetFigure]:
+    """`rf3d-v1` of two sets: per part the scaled Fréchet distance, density and coverage where there are enough clips.
+
+    Raises:
+        ValueError: fewer than two clips in a set.
+    """
+    found = {}
+    for at, part in enumerate(rf3d.PARTS):
+        here = slice(at * rf3d.LENGTH, (at + 1) * rf3d.LENGTH)
+        a, b = (Features(each.values[:, here], each.units) for each in (real, fake))
+        name = f"{rf3d.NAME} {part}"
+        note = "512 clips or more on each side are recommended" if min(len(a.values), len(b.values)) < 512 else ""
+        if silent := rf3d.silent(a.values, b.values):
+            note = f"{silent} features do not vary among the real clips and do among these, which makes it huge"
+        found[name] = compared(name, rf3d.distance, a, b, note=note)
+        if len(a.values) > rf3d.NEIGHBOURS:
+            for which, what in enumerate(("density", "coverage")):
+                measure = partial(_neighbours, which)
+                found[f"{name} {what}"] = compared(f"{name} {what}", measure, a, b, better="higher")
+    return found
+
+
+def _neighbours(which: int, real: Tensor, fake: Tensor) -> float:
+    return density_coverage(*rf3d.scaled(real, fake), k=rf3d.NEIGHBOURS)[which]
+
+
+def inception_figure(real: Tensor | None, fake: Tensor, *, splits: int, eps: float) -> SetFigure:
+    """Inception Score of class probabilities: mean over consecutive splits; its floor is the score of real clips.
+
+    Raises:
+        ValueError: fewer clips than splits.
+    """
+    scores = inception_score(fake, splits=splits, eps=eps).tolist()
+    value = float(np.mean(scores))
+    low, high = _interval(value, scores)
+    best = None if real is None else inception_score(real, splits=min(splits, len(real)), eps=eps).mean().item()
+    note = (
+        f"{value:.2f} ± {np.std(scores):.2f} (population deviation of {splits} splits); the floor is that of real clips"
+    )
+    count = 0 if real is None else len(real)
+    return SetFigure("Inception Score", value, low, high, tuple(scores), count, len(fake), best, "higher", note)
+
+
+def _on_parts(measure: Measure, real: Features, fake: Features, folds: int) -> list[float]:
+    """The figure on disjoint folds; none where a fold is too small for it."""
+    found = [_tried(measure, real.part(i, folds), fake.part(i, folds)) for i in range(folds)]
+    return [] if folds < 2 else [value for value in found if value is not None] if None not in found else []
+
+
+def _tried(measure: Measure, real: Tensor, fake: Tensor) -> float | None:
+    try:
+        return measure(real, fake)
+    except ValueError:  # too few clips
+        return None
+
+
+def _interval(value: float, parts: Sequence[float]) -> tuple[float | None, float | None]:
+    if len(parts) < 2:
+        return None, None
+    reach = _STUDENT[min(len(parts) - 2, len(_STUDENT) - 1)] * float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
+    return value - reach, value + reach
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
