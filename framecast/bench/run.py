@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
 
-Read next: `network.py`, `reading.py`, `flows.py`, `sensitivity.py` (what is measured), `measure.py` (how).
+Read next: `network.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is measured), `measure.py`
+(how).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from framecast.bench.alone import alone
 
-WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator", "rf3d")
+WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator", "features", "crps", "rf3d")
 PRECISIONS = ("32", "bf16")
 FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
 BACKENDS = ("numba", "numpy")
@@ -67,6 +68,8 @@ def _tasks(word: str, bench: Bench) -> list[Task]:
             Task(f"simulator {backend}", target, {"backend": backend, "repeats": bench.repeats}, optional=True)
             for backend in BACKENDS
         ]
+    if word in ("features", "crps"):
+        return [Task(word, f"framecast.bench.features:{word}", {"device": bench.device, "repeats": bench.repeats})]
     if word == "rf3d":
         return [Task("rf3d-v1", "framecast.bench.sensitivity:sensitivity", {"device": bench.device})]
     arguments: dict[str, Any] = {"device": bench.device, "precision": bench.precision, "repeats": bench.repeats}

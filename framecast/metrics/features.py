@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 _CPU = torch.device("cpu")
-_AT_ONCE = {"cpu": 64, "cuda": 1024}  # frames; bounds memory at about 1 GB, a GPU's at about 16
+_AT_ONCE = {"cpu": 64, "cuda": 512}  # frames worked on together, whatever the length of clips; bounds memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class FeatureNetwork:
         found = []
         for done in range(0, len(clips), at_once):
             some = clips[done : done + at_once].to(self.device)
-            found.append(self.network(some.expand(-1, -1, 3, -1, -1)).to("cpu").to(torch.float64))
+            with strict_float32():
+                made = self.network(some.expand(-1, -1, 3, -1, -1))
+            found.append(made.to("cpu").to(torch.float64))
             if progress is not None:
                 progress(done + len(some))
         made = torch.cat(found) if found else torch.zeros(0, self.width, dtype=torch.float64)
@@ -90,3 +93,17 @@ class FeatureNetwork:
             raise ValueError(f"{self.name} takes clips of {shortest} frames or more; these have {frames}.")
         if longest is not None and frames > longest:
             raise ValueError(f"{self.name} takes clips of at most {longest} frames; these have {frames}.")
+
+
+@contextmanager
+def strict_float32() -> Iterator[None]:
+    """Products on GPUs keep all of float32's digits inside, so that features are those of a CPU to 1e-4.
+
+    By default convolutions there round their factors to ten bits (TF32).
+    """
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

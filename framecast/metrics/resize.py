@@ -8,7 +8,7 @@ shifts frames by a fraction of a pixel, and feature distances with it.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Convention = Literal["half_pixel", "align_corners", "tf1"]
+CONVENTIONS = get_args(Convention)
 
 
 def resize(
@@ -41,9 +42,11 @@ def resize(
         >>> [resize(line, 1, 4, convention=c)[0].tolist() for c in ("half_pixel", "tf1")]
         [[0.0, 0.25, 0.75, 1.0], [0.0, 0.5, 1.0, 1.0]]
     """
+    if convention in CONVENTIONS and frames.shape[-2:] == (height, width):
+        return frames  # in every convention
     if convention == "tf1":
         return _tf1(_tf1(frames, width).mT, height).mT
-    if convention not in ("half_pixel", "align_corners"):
+    if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}; it can be half_pixel, align_corners or tf1.")
     planes = frames.reshape(-1, 1, *frames.shape[-2:])
     made = F.interpolate(planes, (height, width), mode="bilinear", align_corners=convention == "align_corners")

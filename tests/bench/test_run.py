@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from framecast.bench import flows, network, reading
+from framecast.bench import features, flows, network, reading
 from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, append, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
 
@@ -68,7 +68,7 @@ def test_clip_too_short_for_a_window_is_refused(tmp_path):
 
 def test_each_measurement_is_a_task_of_its_own():
     labels = [task.label for task in tasks(Bench())]
-    assert len(labels) == 5 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
+    assert len(labels) == 7 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
     assert [task.label for task in tasks(Bench(what=("step", "matmul")))] == ["matmul", "step"]
     assert [task.label for task in tasks(Bench(what=("reading",), clip="/"))] == ["reading /"]
 
@@ -96,6 +96,20 @@ def test_simulator_is_timed_per_site_update(monkeypatch):
     (row,) = flows.simulator(backend="numpy", repeats=1)
     assert set(row) >= FIELDS and row["rate"] > 1e4
     assert row["seconds"] == pytest.approx(1e6 / row["rate"])
+
+
+def test_features_are_counted_per_clip(monkeypatch):
+    monkeypatch.setattr("framecast.bench.features.BATCHES", (1,))
+    (row,) = features.features(device="cpu", repeats=1, frames=9)
+    assert set(row) >= FIELDS | {"share_of_matmul"} and "9 frames, batch 1" in row["case"]
+    assert row["rate"] == pytest.approx(1 / row["seconds"])
+    assert 2.5e10 < row["operations"] < 5.6e10  # 27.8 G multiply-adds for 16 frames
+
+
+def test_crps_of_many_samples_needs_less_memory_than_all_of_them_as_numbers():
+    (row,) = features.crps(device="cpu", repeats=1)
+    assert set(row) >= FIELDS and row["rate"] == pytest.approx(16 / row["seconds"])
+    assert row["memory"] is None or row["memory"] < 100 * 16 * 3 * 64 * 64 * 4  # bytes of the samples in float32
 
 
 def test_what_is_not_installed_is_told_and_the_rest_goes_on():
