@@ -106,7 +106,7 @@ class LPIPS(nn.Module):
         super().__init__()
         if net not in _BACKBONES:
             raise ValueError(f"net is {net!r}; LPIPS can be of {' or '.join(get_args(Net))}.")
-        self.name = net
+        self.net = net
         self.files: dict[str, str] = {}  # what was loaded: sha256 of `backbone` and `lin`
         self.taps = _BACKBONES[net].taps
         self.features = _BACKBONES[net].built()
@@ -124,9 +124,9 @@ class LPIPS(nn.Module):
     @property
     def about(self) -> dict[str, Any]:
         """Plain values for records: net, version, hashes, and which of torchvision's files the backbone is."""
-        known = [name for name in _BACKBONES[self.name].files if self.sha256[:8] == Path(name).stem[-8:]]
+        known = [name for name in _BACKBONES[self.net].files if self.sha256[:8] == Path(name).stem[-8:]]
         return {
-            "net": self.name,
+            "net": self.net,
             "version": "0.1",
             **self.files,
             "file": known[0] if known else "not one of torchvision's",
@@ -135,7 +135,7 @@ class LPIPS(nn.Module):
     @property
     def key(self) -> str:
         """16 hex digits that change with anything that determines the distance."""
-        return hashlib.sha256(repr(["lpips 0.1", self.name, sorted(self.files.items())]).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(["lpips 0.1", self.net, sorted(self.files.items())]).encode()).hexdigest()[:16]
 
     def features_of(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c h2 w2"]]:
         """The five feature maps of pictures in [-1, 1], before they are brought to length 1."""
@@ -186,10 +186,10 @@ class LPIPS(nn.Module):
             raise ValueError(f"pictures of shape {tuple(a.shape)} cannot be compared with {tuple(b.shape)} one by one.")
         if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.shape[1] not in (1, 3):
             raise ValueError(f"LPIPS takes 8-bit pictures of 1 or 3 channels; these are {a.dtype} with {a.shape[1]}.")
-        shortest = _BACKBONES[self.name].shortest
+        shortest = _BACKBONES[self.net].shortest
         if min(a.shape[-2:]) < shortest:
             raise ValueError(
-                f"LPIPS ({self.name}) needs pictures of {shortest} x {shortest} pixels at least; these are "
+                f"LPIPS ({self.net}) needs pictures of {shortest} x {shortest} pixels at least; these are "
                 f"{a.shape[-2]} x {a.shape[-1]}."
             )
 
