@@ -14,7 +14,7 @@ from framecast.cli.draw import argument_device, load_model, many, out_folder
 from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
 
 if TYPE_CHECKING:
-    from framecast.evaluate.run import Networks, Plan
+    from framecast.evaluate.plan import Networks, Plan
     from framecast.evaluate.samples import Source
     from framecast.evaluate.terms import Protocol
     from framecast.generate import Model
@@ -52,8 +52,8 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
+    from framecast.evaluate.plan import Plan
     from framecast.evaluate.protocols import PROTOCOLS, protocol
-    from framecast.evaluate.run import Plan
 
     if args.protocol == "list" or args.model is None:
         return _list(PROTOCOLS.values(), console, asked=args.protocol == "list")
@@ -176,7 +176,7 @@ def _out(args: argparse.Namespace, name: str, identity: dict[str, Any]) -> Path:
 def _networks(args: argparse.Namespace, rules: Protocol) -> Networks:
     """Feature networks from the files that were named."""
     from framecast.devices import pick_device
-    from framecast.evaluate.run import Networks
+    from framecast.evaluate.plan import Networks
 
     if args.i3d_eps is not None and args.i3d is None:
         raise UsageError("--i3d-eps goes with --i3d FILE.")

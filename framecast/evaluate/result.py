@@ -19,10 +19,11 @@ import torch
 
 from framecast.data.files import new_file
 from framecast.devices import hardware, revision, versions
-from framecast.evaluate.run import CaseResult, Plan, Scores
+from framecast.evaluate.plan import Plan
+from framecast.evaluate.run import CaseResult, Scores
 from framecast.evaluate.samples import Source
 from framecast.evaluate.scoring import metric
-from framecast.evaluate.terms import FRECHET_GROUPS
+from framecast.evaluate.terms import FRECHET_GROUPS, Cut
 from framecast.experiment import to_plain
 
 FORMAT = 2
@@ -61,7 +62,7 @@ def deviations(plan: Plan, source: Source, cases: Sequence[CaseResult]) -> list[
     for case in cases:
         where = f" ({case.case.name})" if len(cases) > 1 else ""
         told += [f"{line}{where}" for line in _counted(plan, case)]
-        told += [*case.missing, *(case.windows.deviations if case.windows is not None else ())]
+        told += [*case.found.missing, *case.deviations]
     if plan.like is not None:
         have, stated = (plan.like.channels, plan.like.height, plan.like.width), (
             rules.channels, rules.height, rules.width,
@@ -88,15 +89,20 @@ def _counted(plan: Plan, case: CaseResult) -> list[str]:
         have = case.scores[0].samples
         if have != rules.paired.samples:
             told.append(f"{have} samples instead of {rules.paired.samples}")
-    figures = [figure for forecast in case.sets.values() for figure in forecast.values()]
-    if rules.sets is not None and figures:
-        wanted = rules.sets.windows and rules.sets.windows * rules.sets.samples
-        if wanted is not None and figures[0].n_fake != wanted:
-            told.append(f"sets of {figures[0].n_fake} judged clips instead of {wanted}")
-        wanted = (rules.real or rules.sets).windows
-        if wanted is not None and figures[0].n_real != wanted:
-            told.append(f"sets of {figures[0].n_real} real clips instead of {wanted}")
+    figure = next((figure for forecast in case.found.figures.values() for figure in forecast.values()), None)
+    if figure is not None:
+        judged, real = rules.sets, rules.real or rules.sets
+        wanted = rules.inception.samples if judged is None and rules.inception else _clips(judged)
+        if wanted is not None and figure.n_fake != wanted:
+            told.append(f"sets of {figure.n_fake} judged clips instead of {wanted}")
+        wanted = real.windows if real is not None else None
+        if wanted is not None and figure.n_real != wanted and not (real and real.or_fewer and figure.n_real < wanted):
+            told.append(f"sets of {figure.n_real} real clips instead of {wanted}")
     return told
+
+
+def _clips(cut: Cut | None) -> int | None:
+    return None if cut is None or cut.windows is None else cut.windows * cut.samples
 
 
 def _sampling(plan: Plan, source: Source) -> list[str]:
@@ -162,7 +168,7 @@ def _data(plan: Plan, cases: Sequence[CaseResult]) -> dict[str, Any]:
 
 
 def _case(case: CaseResult, judged: str) -> dict[str, Any]:
-    names = list(dict.fromkeys([scores.name for scores in case.scores] + list(case.sets)))
+    names = list(dict.fromkeys([scores.name for scores in case.scores] + list(case.found.figures)))
     by_name = {scores.name: scores for scores in case.scores}
     forecasts = []
     for name in names:
@@ -171,8 +177,8 @@ def _case(case: CaseResult, judged: str) -> dict[str, Any]:
             told |= _scored(by_name[name], case)
             if name != judged:
                 told["minus"] = _minus(by_name[judged], by_name[name])
-        told["sets"] = {key: figure.plain() for key, figure in case.sets.get(name, {}).items()}
-        for curve, values in case.curves.get(name, {}).items():
+        told["sets"] = {key: figure.plain() for key, figure in case.found.figures.get(name, {}).items()}
+        for curve, values in case.found.curves.get(name, {}).items():
             frames = list(range(len(values)))
             told.setdefault("by_frame", {})[curve] = {"frames": frames, "mean": _numbers(values)}
         forecasts.append(told)

@@ -9,10 +9,9 @@ differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,72 +22,18 @@ from torch import Tensor
 from framecast.data.array_file import write_array
 from framecast.data.files import new_file
 from framecast.evaluate.baselines import BASELINES, baseline
-from framecast.evaluate.dynamics import fields, memorisation
-from framecast.evaluate.feature_cache import FeatureCache, Network
+from framecast.evaluate.clip_sets import ClipSets, Found
 from framecast.evaluate.intervals import Interval, bootstrap
+from framecast.evaluate.plan import Plan, Progress, Stage, silent
 from framecast.evaluate.samples import Computed, Source
 from framecast.evaluate.scoring import Scored, score
-from framecast.evaluate.sets import (
-    Features,
-    RandomFeatures,
-    SetFigure,
-    frechet_figures,
-    inception_figure,
-    random_figures,
-)
-from framecast.evaluate.terms import Case, Cut, Protocol
-from framecast.evaluate.windows import Windows, windows
-from framecast.experiment import VideoSpec
-from framecast.metrics.features import FeatureNetwork
-from framecast.metrics.forecast import eight_bit
+from framecast.evaluate.terms import Case
+from framecast.evaluate.windows import Windows
 from framecast.metrics.lpips import LPIPS
 from framecast.task import UnsupportedTask
-from framecast.video import Clip
-
-Progress = Callable[[int, int], None]  # done, in all
-Stage = Callable[[str, str], AbstractContextManager[Progress]]  # what is done, what is counted
 
 SHOWN = 3  # windows of a case whose samples are kept to look at
-
-
-@contextmanager
-def silent(label: str, unit: str) -> Iterator[Progress]:
-    """A stage that nobody watches."""
-    yield lambda done, total: None
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Networks whose weights the user has given; figures of the others are left out, and that is told."""
-
-    i3d: FeatureNetwork | None = None
-    c3d: FeatureNetwork | None = None
-    lpips: LPIPS | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is judged, and how."""
-
-    rules: Protocol
-    data: Path  # folder of the protocol's set
-    like: VideoSpec | None = None  # what the clips are fitted to; None: the protocol's own size
-    windows: int | None = None  # the first so many only
-    samples: int | None = None  # of each window, instead of the protocol's
-    networks: Networks = field(default_factory=Networks)
-    cache: FeatureCache = field(default_factory=FeatureCache)
-    shown: Path | None = None  # folder for samples to look at; None: none are kept
-
-    def cut(self, case: Case, how: Cut) -> Windows:
-        """Windows of a case, at most as many as asked for."""
-        found = windows(self.rules, case, how, self.data, like=self.like)
-        return found.first(self.windows) if self.windows else found
-
-    @property
-    def reference(self) -> Path | None:
-        """Training clips for what looks things up in them, where there are any."""
-        folder = self.data / "train"
-        return folder if folder.is_dir() and self.rules.split != "train" else None
+SET_GROUPS = {"rf3d", "fvd", "r-fvd", "fvd*", "is", "memorisation", "field"}
 
 
 @dataclass(frozen=True)
@@ -143,9 +88,8 @@ class CaseResult:
     case: Case
     windows: Windows | None  # that were compared with their truth
     scores: list[Scores]  # the judged forecast first, then the simple ones
-    sets: dict[str, dict[str, SetFigure]]  # by forecast
-    curves: dict[str, dict[str, np.ndarray]]  # by forecast: figures of sets by frame
-    missing: list[str]  # figures that could not be computed, and why
+    found: Found  # figures of sets
+    deviations: tuple[str, ...]  # in what the windows are not as the protocol says
 
 
 def judge(
@@ -253,199 +197,42 @@ def _case(plan: Plan, number: int, case: Case, source: Source, stage: Stage) -> 
             for other in others:
                 scores.append(judge(other, cut, case, rules.metrics, samples=min(samples, other.most), **how))
                 progress(len(scores) - 1, len(others))
-    found = _Sets(plan, case, stage).figures(source, others) if rules.sets is not None else ({}, {}, [])
-    missing = [*found[2]]
+    found, real = Found(), None
+    if set(rules.metrics) & SET_GROUPS:
+        sets = ClipSets(plan, case, stage)
+        found, real = sets.judge(source, others), sets.real
     if "lpips" in rules.metrics and plan.networks.lpips is None:
-        missing.append(f"LPIPS is not computed: no {rules.lpips} weights were given")
-    _show(plan, number, case, [source, *others], cut)
-    return CaseResult(case, cut, scores, found[0], found[1], missing)
-
-
-class _Sets:
-    """Figures of sets of one case."""
-
-    def __init__(self, plan: Plan, case: Case, stage: Stage):
-        self.plan, self.case, self.stage = plan, case, stage
-        self.rules = plan.rules
-        assert self.rules.sets is not None
-        self.cut: Cut = self.rules.sets
-        self.real = plan.cut(case, self.rules.real or self.cut)
-        self.random = RandomFeatures()
-        self.missing: list[str] = []
-
-    def figures(
-        self, source: Source, others: Sequence[Source]
-    ) -> tuple[dict[str, dict[str, SetFigure]], dict[str, dict[str, np.ndarray]], list[str]]:
-        """By forecast: figures, and curves by frame; and what could not be computed."""
-        told: dict[str, dict[str, SetFigure]] = {}
-        curves: dict[str, dict[str, np.ndarray]] = {}
-        for each in (source, *others):
-            told[each.name] = self._random(each)
-            if each is source or each.name == "persistence":  # other simple forecasts would cost as much as the model
-                told[each.name] |= self._classified(each)
-        groups = self.rules.metrics
-        if "fvd*" in groups:
-            told[source.name] |= self._beside_reconstructions(source)
-        if "memorisation" in groups:
-            told[source.name] |= self._memorised(source)
-        if "field" in groups:
-            figures, curves[source.name] = fields(self._real_clips(), self._fake_clips(source), units=self.real.units)
-            told[source.name] |= figures
-        return told, curves, self.missing
-
-    def _random(self, source: Source) -> dict[str, SetFigure]:
-        if self.real.clips[0].frames.shape[1] not in (1, 3):
-            self._miss("rf3d-v1 is not computed: it takes 1 or 3 channels")
-            return {}
-        return self._tried("rf3d-v1", lambda: random_figures(self._real(self.random), self._fake(self.random, source)))
-
-    def _beside_reconstructions(self, source: Source) -> dict[str, SetFigure]:
-        """FVD*: the reference is what the model's codec makes of the real clips."""
-        network = self.plan.networks.i3d
-        if network is None:
-            self._miss("FVD* is not computed: no I3D weights were given (--i3d FILE)")
-            return {}
-        if source.reconstructed(self.real.clips[0]) is None:
-            self._miss("FVD* is not computed: the model has no codec to reconstruct real clips with")
-            return {}
-
-        def clips() -> Iterator[Tensor]:
-            for clip in self.real.clips:
-                made = source.reconstructed(clip)
-                assert made is not None
-                yield self._seen(made, clip)
-
-        with self.stage("reconstructions of real clips, i3d", "clips") as progress:
-            total = len(self.real)
-            values = self.plan.cache.features(network, clips(), progress=lambda done: progress(done, total))
-        real, fake = Features(values, self.real.units), self._fake(network, source)
-        return self._tried("FVD*", partial(self._frechet, "fvd*", real, fake))
-
-    def _frechet(self, name: str, real: Features, fake: Features) -> dict[str, SetFigure]:
-        settings = self.rules.frechet
-        return frechet_figures(name, real, fake, ddof=settings.ddof, folds=settings.folds)
-
-    def _tried(self, name: str, figures: Callable[[], dict[str, SetFigure]]) -> dict[str, SetFigure]:
-        """Figures, or none where there are too few clips for them, which is told."""
-        try:
-            return figures()
-        except ValueError as error:
-            self._miss(f"{name} is not computed: {error}")
-            return {}
-
-    def _memorised(self, source: Source) -> dict[str, SetFigure]:
-        reference = self.plan.reference
-        if reference is None:
-            self._miss(f"memorisation is not looked for: there is no folder {self.plan.data / 'train'}")
-            return {}
-        with self.stage("nearest training windows", "clips") as progress:
-            figure = memorisation(
-                self._real_clips(), self._fake_clips(source), reference=reference, total=self.fakes, progress=progress
-            )
-        return {"memorisation": figure}
-
-    def _real_clips(self) -> Iterator[Tensor]:
-        return (self._seen(clip.frames, clip) for clip in self.real.clips)
-
-    def _fake_clips(self, source: Source) -> Iterator[Tensor]:
-        for _, name, clip in self._asked():
-            for sample in source.samples(self.case, name, clip, self.cut.samples).video:
-                yield self._seen(sample, clip)
-
-    def _classified(self, source: Source) -> dict[str, SetFigure]:
-        """What I3D and C3D say."""
-        told: dict[str, SetFigure] = {}
-        groups, networks, rules = self.rules.metrics, self.plan.networks, self.rules
-        for name in ("fvd", "r-fvd"):
-            if name in groups and networks.i3d is None:
-                self._miss(f"{name.upper()} is not computed: no I3D weights were given (--i3d FILE)")
-            elif name in groups and networks.i3d is not None:
-                real, fake = self._real(networks.i3d), self._fake(networks.i3d, source)
-                told |= self._tried(name.upper(), partial(self._frechet, name, real, fake))
-        if "is" in groups and rules.inception is not None:
-            if networks.c3d is None:
-                self._miss(
-                    "the Inception Score is not computed: no C3D weights were given (--c3d FILE --c3d-mean FILE)"
-                )
-            else:
-                real, fake = self._real(networks.c3d), self._fake(networks.c3d, source)
-                splits = min(rules.inception.splits, len(fake.values))
-                told["is"] = inception_figure(real.values, fake.values, splits=splits, eps=rules.inception.eps)
-        return told
-
-    def _miss(self, what: str) -> None:
-        if what not in self.missing:
-            self.missing.append(what)
-
-    def _real(self, network: Network) -> Features:
-        with self.stage(f"real clips, {_called(network)}", "clips") as progress:
-            total = len(self.real)
-            values = self.plan.cache.features(network, self._real_clips(), progress=lambda done: progress(done, total))
-        return Features(values, self.real.units)
-
-    def _fake(self, network: Network, source: Source) -> Features:
-        total = self.fakes
-        units = [unit for unit, _, _ in self._asked() for _ in range(self.cut.samples)]
-        with self.stage(f"{source.name}, {_called(network)}", "clips") as progress:
-            values = self.plan.cache.features(
-                network, self._fake_clips(source), progress=lambda done: progress(done, total)
-            )
-        return Features(values, units[: len(values)])
-
-    @property
-    def fakes(self) -> int:
-        """How many clips are judged."""
-        return sum(1 for _ in self._asked()) * self.cut.samples
-
-    def _asked(self) -> Iterable[tuple[str, str, Clip]]:
-        """Unit, name and clip of every window to complete; to generate, only numbers and a clip's form."""
-        if self.rules.task != "generate":
-            return zip(self.fake_windows.units, self.fake_windows.names, self.fake_windows.clips)
-        count = min(self.plan.windows or 10**9, self.cut.windows or len(self.real))
-        form = self.real.clips[0]
-        return ((str(i), str(i), form) for i in range(count))
-
-    @property
-    def fake_windows(self) -> Windows:
-        """Windows that are completed: those of the real set, unless the protocol compares with another."""
-        return self.real if self.rules.real is None else self.plan.cut(self.case, self.cut)
-
-    def _seen(self, frames: Tensor, like: Clip) -> Tensor:
-        """The frames that metrics of sets see, as bytes."""
-        assert like.value_range is not None
-        judged = list(self.case.judged) if self.case.judged is not None else list(range(len(frames)))
-        return eight_bit(frames[judged], value_range=like.value_range)
-
-
-def _called(network: Network) -> str:
-    return getattr(network, "name", network.key)
+        found.missing.append(f"LPIPS is not computed: no {rules.lpips} backbone was given (--lpips FILE)")
+    _show(plan, number, case, [source, *others], cut if cut is not None else real)
+    return CaseResult(case, cut, scores, found, tuple(dict.fromkeys(d for w in (cut, real) if w for d in w.deviations)))
 
 
 def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: Windows | None) -> None:
     """Keep the samples of a few windows to look at: in strips, maps and videos of a report."""
     if plan.shown is None:
         return
-    if cut is None:
-        assert plan.rules.sets is not None
-        cut = plan.cut(case, plan.rules.real or plan.rules.sets)
-    for i in range(min(SHOWN, len(cut))):
-        folder, clip = plan.shown / str(number) / str(i), cut.clips[i]
-        name = str(i) if plan.rules.task == "generate" else cut.names[i]
-        about = {"name": name, "unit": cut.units[i], "known": list(case.known)}
-        _keep(folder / "truth.npz", clip.frames, clip, {"window": cut.names[i]})
+    for i in range(min(SHOWN, SHOWN if cut is None else len(cut))):
+        folder, clip = plan.shown / str(number) / str(i), None if cut is None else cut.clips[i]
+        name = str(i) if plan.rules.task == "generate" or cut is None else cut.names[i]
+        about = {"name": name, "unit": name if cut is None else cut.units[i], "known": list(case.known)}
+        if clip is not None:
+            _keep(folder / "truth.npz", clip.frames, clip.fps, clip.value_range, about)
         for source in sources:
-            made = source.samples(case, name, clip, min(_shown_samples(plan), source.most)).video
-            _keep(folder / f"{source.name}.npz", made, clip, source.record)
+            made = source.samples(case, name, clip, min(_shown_samples(plan), source.most))
+            _keep(
+                folder / f"{source.name}.npz", made.video, clip.fps if clip else None, made.value_range, source.record
+            )
         with new_file(folder / "about.json", overwrite=True) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _shown_samples(plan: Plan) -> int:
     cut = plan.rules.paired or plan.rules.sets
-    assert cut is not None
-    return min(8, plan.samples or cut.samples)
+    return min(8, plan.samples or (cut.samples if cut is not None else 1))
 
 
-def _keep(path: Path, frames: Tensor, like: Clip, told: dict[str, Any]) -> None:
-    value_range = None if frames.dtype == torch.uint8 else like.value_range
-    write_array(path, frames, fps=like.fps, value_range=value_range, generated_by=told, overwrite=True)
+def _keep(
+    path: Path, frames: Tensor, fps: float | None, value_range: tuple[float, float] | None, told: dict[str, Any]
+) -> None:
+    value_range = None if frames.dtype == torch.uint8 else value_range
+    write_array(path, frames, fps=fps, value_range=value_range, generated_by=told, overwrite=True)

@@ -42,6 +42,7 @@ class Made:
 
     video: Tensor  # (S, T, C, H, W), in the dtype and units of the clip they answer
     seconds: float  # that drawing took
+    value_range: tuple[float, float] | None  # of the values: those that stand for darkest and brightest
 
 
 class Source(Protocol):
@@ -51,8 +52,15 @@ class Source(Protocol):
     record: dict[str, Any]  # how the samples come about, plain values
     most: int  # samples that differ: more only repeat these
 
-    def samples(self, case: Case, window: str, clip: Clip, count: int) -> Made:
-        """`count` samples of a window; the whole window, known frames included."""
+    def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
+        """`count` samples of a window; the whole window, known frames included.
+
+        Args:
+            case: which frames are given.
+            window: its name; of clips drawn from nothing, their number.
+            clip: the window, of which only known frames are looked at; None where clips are drawn from nothing.
+            count: of samples.
+        """
         ...
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
@@ -73,9 +81,9 @@ class Given:
         self.record: dict[str, Any] = next(iter(forecasts.values())).record
         self.most = max(map(len, forecasts.values()))
 
-    def samples(self, case: Case, window: str, clip: Clip, count: int) -> Made:
+    def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
         made = self._forecasts[window]
-        return Made(made.video[:count], made.record["seconds"])
+        return Made(made.video[:count], made.record["seconds"], made.value_range)
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
         return None
@@ -117,12 +125,13 @@ class Computed:
             "sample": to_plain(self.options), "seed": seed,
         }  # fmt: skip
 
-    def samples(self, case: Case, window: str, clip: Clip, count: int) -> Made:
+    def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
+        assert clip is not None
         began = time.perf_counter()
         video = self._answer(case, window, self._unrounded(clip), count).video
         if self._truncates(clip):
             video = video.clamp(0, 255).floor().to(torch.uint8)
-        return Made(video, time.perf_counter() - began)
+        return Made(video, time.perf_counter() - began, clip.value_range)
 
     def _answer(self, case: Case, window: str, clip: Clip, count: int) -> Forecast:
         seed, known = mix("window", self.seed, window), list(case.known)
@@ -150,7 +159,7 @@ class Computed:
         """`CHUNK` clips drawn from nothing."""
         began, seed = time.perf_counter(), mix("generated", self.seed, chunk)
         made = self.model.generate(CHUNK, case.frames, seed=seed, options=to_plain(self.options), batch=self.batch)
-        return Made(made.video, time.perf_counter() - began)
+        return Made(made.video, time.perf_counter() - began, made.value_range)
 
 
 class Kept:
@@ -177,16 +186,17 @@ class Kept:
         with new_file(about) as temporary:
             temporary.write_text(json.dumps(dict(identity), indent=2) + "\n", encoding="utf-8")
 
-    def samples(self, case: Case, window: str, clip: Clip, count: int) -> Made:
+    def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
         if self.computed.task == "generate":
             chunk, row = divmod(int(window), CHUNK)
             made = self._chunk(case, chunk)
-            return Made(made.video[row : row + 1], made.seconds / CHUNK)
+            return Made(made.video[row : row + 1], made.seconds / CHUNK, made.value_range)
+        assert clip is not None
         path = self.path(case, window)
         if (kept := _read_samples(path)) is not None and len(kept.video) >= count:
-            return Made(kept.video[:count], kept.seconds * count / len(kept.video))
+            return Made(kept.video[:count], kept.seconds * count / len(kept.video), clip.value_range)
         made = self.computed.samples(case, window, clip, count)
-        self._keep(path, made, fps=clip.fps, value_range=clip.value_range)
+        self._keep(path, made, fps=clip.fps)
         return made
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
@@ -202,14 +212,12 @@ class Kept:
         if (kept := _read_samples(path)) is not None:
             return kept
         made = self.computed.generated(case, chunk)
-        spec = self.computed.model.video
-        value_range = None if made.video.dtype == torch.uint8 else spec.value_range
-        self._keep(path, made, fps=spec.fps, value_range=value_range)
+        self._keep(path, made, fps=self.computed.model.video.fps)
         return made
 
-    def _keep(self, path: Path, made: Made, *, fps: float | None, value_range: tuple[float, float] | None) -> None:
-        told = {**self.record, "seconds": round(made.seconds, 3)}
-        write_array(path, made.video, fps=fps, value_range=value_range, generated_by=told, overwrite=path.exists())
+    def _keep(self, path: Path, made: Made, *, fps: float | None) -> None:
+        told, span = {**self.record, "seconds": round(made.seconds, 3)}, made.value_range
+        write_array(path, made.video, fps=fps, value_range=span, generated_by=told, overwrite=path.exists())
 
 
 def begun(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -241,7 +249,8 @@ def _read_samples(path: Path) -> Made | None:
     try:
         with np.load(path, allow_pickle=False) as entries:
             told = json.loads(str(entries["generated_by"]))
-            return Made(torch.from_numpy(entries["frames"]), float(told.get("seconds", 0.0)))
+            span = tuple(entries["value_range"].tolist()) if "value_range" in entries.files else (0.0, 255.0)
+            return Made(torch.from_numpy(entries["frames"]), float(told.get("seconds", 0.0)), span)
     except Exception as error:  # a spoiled archive fails in the words of any module it passes through
         _log.warning("%s cannot be read and is drawn again (%s).", path, error)
         return None

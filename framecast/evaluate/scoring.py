@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
     "diversity": Metric("diversity", "8-bit levels", "none", "mean distance (root mean square) of two samples"),
     "spread": Metric("spread", "8-bit levels", "none", "standard deviation of the samples, corrected for their number"),
     "skill": Metric("error of the mean", "8-bit levels", "lower", "root mean square, of the mean forecast"),
-    "mode_coverage": Metric("mode coverage", "", "higher", "share of the true futures that some sample comes close to"),
+    "mode_coverage": Metric("mode coverage", "", "higher", "different true futures found, beside what as many true draws find"),
     "drift_mean": Metric("drift of the mean", "8-bit levels", "none", "mean level of samples minus that of the truth"),
     "drift_variance": Metric("drift of the variance", "", "none", "variance in space over that of the truth"),
 }
@@ -121,7 +121,8 @@ def score(
         told |= {"diversity": diversity(made), "spread": variance.sqrt(), "skill": error.sqrt()}
         rank = ranks(made, wanted, seed=mix("ranks", window)).numpy()
     if "modes" in groups and futures is not None and len(made) > 1:
-        told["mode_coverage"] = torch.tensor([mode_coverage(made, futures())])
+        true = futures()
+        told["mode_coverage"] = torch.tensor([mode_coverage(made[: len(true) // 2], true)])
     if "drift" in groups:
         told |= _drift(made.double(), wanted.double())
     return Scored({name: values.double().numpy() for name, values in told.items()}, rank, squares)
@@ -135,7 +136,8 @@ def _of_samples(made: Tensor, wanted: Tensor, groups: Sequence[str], lpips: LPIP
     if "ssim" in groups:
         each["ssim"] = ssim(made, wanted)
     if "lpips" in groups and lpips is not None:
-        each[f"lpips_{lpips.net}"] = torch.stack([lpips.distance(sample, wanted) for sample in made])
+        frames = [lpips.distance(made[:, t], wanted[t : t + 1]) for t in range(len(wanted))]
+        each[f"lpips_{lpips.net}"] = torch.stack(frames, dim=1)
     return each
 
 

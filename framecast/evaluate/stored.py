@@ -89,19 +89,20 @@ class Stored:
                 f"their order, or judge the first with --windows {found}."
             )
 
-    def samples(self, case: Case, window: str, clip: Clip, count: int) -> Made:
+    def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
         """As stored; at most `count`.
 
         Raises:
             ValueError: they do not fit the window, or hold values that are not numbers.
         """
+        assert clip is not None
         place = self._places[case.slug][window]
         if isinstance(place, int):
             assert self._whole is not None
             where, video = f"{self.path}, clip {place}", torch.from_numpy(self._whole[place])[None]
         else:
             where, video = str(place), self._read(place)
-        return Made(self._fitting(video, case, clip, where)[:count], 0.0)
+        return Made(self._fitting(video, case, clip, where)[:count], 0.0, clip.value_range)
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
         return None

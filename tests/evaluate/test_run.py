@@ -12,7 +12,8 @@ from framecast.evaluate.baselines import baseline
 from framecast.evaluate.feature_cache import FeatureCache
 from framecast.evaluate.protocols import PROTOCOLS, protocol
 from framecast.evaluate.result import deviations, result, write
-from framecast.evaluate.run import Plan, evaluate, judge, simple_sources
+from framecast.evaluate.plan import Plan
+from framecast.evaluate.run import evaluate, judge, simple_sources
 from framecast.evaluate.samples import Computed, Kept
 from framecast.evaluate.terms import Case
 from framecast.evaluate.windows import windows
