@@ -8,19 +8,19 @@ Nothing in a file is run, save a TorchScript archive, whose code can compute but
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError)  # what the readers raise for broken files
+_OBJECTS = re.compile(r"Unsupported (global|class|operand)|not an allowed global", re.IGNORECASE)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 
 
@@ -42,12 +42,14 @@ def read_weights(path: Path, *, meant: str) -> dict[str, Tensor] | torch.jit.Scr
     kind = _kind(path, meant)
     try:
         content = _READ[kind](path)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds objects other than tensors and plain values, which could run code when loaded; it is "
-            "refused: save the tensors alone (a state dict) and try again."
-        ) from None
-    except (*_DAMAGED, zipfile.BadZipFile, safetensors.SafetensorError):
+    except MemoryError:
+        raise
+    except Exception as error:  # of a broken file readers raise whatever they come upon
+        if isinstance(error, pickle.UnpicklingError) and _OBJECTS.search(str(error)):
+            raise ValueError(
+                f"{path} holds objects other than tensors and plain values, which could run code when loaded; it is "
+                "refused: save the tensors alone (a state dict) and try again."
+            ) from None
         raise ValueError(f"{path} is damaged or cut short: download it anew.") from None
     if isinstance(content, torch.jit.ScriptModule):
         return content
@@ -62,6 +64,8 @@ def _kind(path: Path, meant: str) -> str:
         head = file.read(512)
     if not head:
         raise ValueError(f"{path} is empty: download the weights of {meant} anew.")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:  # its length, then JSON
+        return "safetensors"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
         raise ValueError(
             f"{path} is a web page, not the weights of {meant}: the download gave a page instead; download it anew."
@@ -70,27 +74,27 @@ def _kind(path: Path, meant: str) -> str:
         raise ValueError(
             f"{path} only points to the weights of {meant} (Git LFS): fetch the file itself, git lfs pull."
         )
-    if head.startswith(b"PK"):
-        return _kind_of_archive(path)
+    if head.startswith(b"PK\x03\x04"):
+        return "archive"
     if head.startswith(b"\x80"):
         return "torch"
-    if head[8:9] == b"{":
-        return "safetensors"
     raise ValueError(
         f"{path} is not a file of weights of {meant}: it was written by none of torch.save, TorchScript, numpy.savez "
         "and safetensors."
     )
 
 
-def _kind_of_archive(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise ValueError(f"{path} is damaged or cut short: download it anew.") from None
+def _read_archive(path: Path) -> Any:
+    """What numpy, torch or TorchScript put into a zip file."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if any(name.endswith(".npy") for name in names):
-        return "npz"
-    return "script" if any(name.endswith("/constants.pkl") for name in names) else "torch"
+        return _read_npz(path)
+    return _read_script(path) if any(name.endswith("/constants.pkl") for name in names) else _read_torch(path)
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
@@ -104,11 +108,10 @@ def _read_script(path: Path) -> torch.jit.ScriptModule:
         return torch.jit.load(str(path), map_location="cpu").eval()
 
 
-_READ = {
-    "torch": lambda path: torch.load(path, map_location="cpu", weights_only=True),
+_READ: dict[str, Callable[[Path], Any]] = {
+    "archive": _read_archive,
+    "torch": _read_torch,
     "safetensors": lambda path: safetensors.torch.load_file(str(path)),
-    "npz": _read_npz,
-    "script": _read_script,
 }
 
 
@@ -127,6 +130,6 @@ def _plain(content: Any, path: Path) -> dict[str, Tensor]:
         if not value.is_floating_point():
             continue
         state[key] = value.to(torch.float32)
-        if not bool(torch.isfinite(state[key]).all()):
+        if value.numel() and not all(bool(torch.isfinite(bound)) for bound in state[key].aminmax()):
             raise ValueError(f"{path}: {key} holds values that are not numbers (nan or infinity): download it anew.")
     return state
