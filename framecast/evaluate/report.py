@@ -185,7 +185,7 @@ def _judged_section(
     return Section(
         id=anchor,
         title=title,
-        about=" · ".join(text.rstrip(".") for text in about if text),
+        about=" · ".join(text[:1].upper() + text[1:].rstrip(".") for text in about if text),
         deviations=first.deviations,
         is_not=first.told.get("is_not", ()),
         assumed=first.told.get("assumed", ()),

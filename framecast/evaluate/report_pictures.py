@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ _SIDE = 128  # pixels; larger frames are averaged down
 _SIMPLE = 3  # simple forecasts in strips and videos, the best ones
 _MAPPED = 6  # frames of a map
 _COLUMNS = 8  # frames of a strip
+_CONTROLS = 56  # pixels under a video, where players put their controls
 _PANELS = 6  # metrics with curves beside 1 / CRPS and LPIPS
 _MIMES = {".svg": "image/svg+xml", ".png": "image/png", ".mp4": "video/mp4"}
 
@@ -75,7 +76,7 @@ def by_frame(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
     told = judged[0].model.get("by_frame") or {}
     found: list[Picture] = []
     inverse = next((key for key in ("crps", "crps_fair") if key in told), None)
-    others = [key for key in told if key not in (inverse, "crps_fair", "spread", "skill")]
+    others = [key for key in told if not key.startswith("crps") and key not in ("diversity", "spread", "skill")]
     others.sort(key=lambda key: not key.startswith("lpips"))
     if inverse is not None:
         _draw(judged, inverse, shelf, found, inverted=_inverted)
@@ -99,7 +100,7 @@ def _draw(
     if better in ("lower", "higher"):
         caption += f"; {'higher' if inverted or better == 'higher' else 'lower'} is better"
     caption += "; shaded: one standard deviation over windows." if any(d.low is not None for d in drawn) else "."
-    top = 1.3 * max(max(curve.y) for curve in drawn) if inverted else None
+    top = 1.5 * max(max(curve.y) for curve in drawn) if inverted else None
     ends = "; ".join(f"{c.label} from {number(c.y[0])} to {number(c.y[-1])}" for c in drawn)
     frames = f"frames {drawn[0].x[0]:.0f} to {drawn[0].x[-1]:.0f}"
     svg = curves(drawn, x="frame", y=name if inverted or not unit else f"{name}, {unit}", top=top)
@@ -149,7 +150,7 @@ def calibration(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
             outer = f"the lowest {number(ranks[0] / chance)} times, the highest {number(ranks[-1] / chance)} times"
             alt = f"Bars: how often the truth has which rank among {one.name}'s samples; {outer} as often as chance."
             caption = (
-                f"{one.name}, rank of the truth among its samples: flat is calibrated, a bowl is too sure of itself."
+                f"{one.name}, rank of the truth among its samples: flat is right, a bowl too sure, a hump too unsure."
             )
             shelf.add(rank_bars(ranks), ".svg", alt=alt, caption=caption, to=found)
     return found
@@ -270,7 +271,10 @@ def _strip(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
 def _video(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
     rows = _rows(window, futures=3)
     with tempfile.TemporaryDirectory() as folder:
-        path = save_view(Path(folder) / "video.mp4", grid(rows, columns=4), comment=_comment(window))
+        board = grid(rows, columns=4)
+        room = board.frames.new_full((*board.frames.shape[:2], _CONTROLS, board.frames.shape[-1]), 255)
+        board = replace(board, frames=torch.cat([board.frames, room], dim=2))
+        path = save_view(Path(folder) / "video.mp4", board, comment=_comment(window))
         alt = f"Video of {window.name}, side by side: {', '.join(row.label for row in rows)}."
         shelf.add(path.read_bytes(), ".mp4", alt=alt, caption=f"{window.name}, playing.", wide=True, to=found)
 

@@ -7,6 +7,7 @@ beside a run that deviates from its protocol is marked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,8 @@ def span(told: Mapping[str, Any]) -> str:
 
 
 def heading(told: Mapping[str, Any], key: str) -> str:
-    """Label, unit and direction of a metric."""
-    return Metric.of(key, [told]).heading
+    """Label, unit and direction of a metric, the arrow on the line of the last word."""
+    return re.sub(" ([↓↑])$", "\u00a0\\1", Metric.of(key, [told]).heading)
 
 
 def scores(judged: Sequence[Judged]) -> Table:
@@ -170,30 +171,33 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
 
 
 def sets(judged: Sequence[Judged]) -> Table | None:
-    """Distances of whole sets of clips, each with its counts and with the distance of real clips from real ones."""
+    """Distances of whole sets of clips, and beside them that of real clips from real ones."""
     columns: list[tuple[str, Mapping[str, Any]]] = [(one.name, one.model) for one in judged]
     columns += [(s["name"], s) for s in judged[0].simple]
     columns = [(name, one) for name, one in columns if one.get("sets")]
     if not columns:
         return None
-    rows, notes = [], []
+    rows, said = [], dict[str, list[str]]()
+    counts = {_counts(figure) for _, one in columns for figure in one["sets"].values()}
     for key in dict.fromkeys(key for _, one in columns for key in one["sets"]):
         told = [one["sets"].get(key) for _, one in columns]
         about = next(one for one in told if one is not None)
-        rows.append((heading(about, key), tuple(Cell("–") if one is None else _set_cell(one) for one in told)))
+        cells = [Cell("–") if one is None else _set_cell(one, counted=len(counts) > 1) for one in told]
+        rows.append((heading(about, key), (*cells, Cell(number(about.get("floor"))))))
         if about.get("note"):
-            notes.append(f"{about.get('label') or key}: {about['note']}")
-    text = "Small: interval over disjoint folds; numbers of real and made clips; floor: real clips against real ones."
-    note = " ".join([text, *dict.fromkeys(notes)])
-    return Table("Sets of clips", ("", *(name for name, _ in columns)), tuple(rows), note)
+            said.setdefault(str(about["note"]), []).append(str(about.get("label") or key))
+    text = "Small: 95 % intervals from disjoint folds. Floor: real clips against real ones, in halves."
+    notes = [text, *(f"{', '.join(labels)}: {note}." for note, labels in said.items())]
+    caption = f"Sets of clips: {counts.pop()}" if len(counts) == 1 else "Sets of clips"
+    return Table(caption, ("", *(name for name, _ in columns), "floor"), tuple(rows), " ".join(notes))
 
 
-def _set_cell(told: Mapping[str, Any]) -> Cell:
-    parts = [span(told)]
-    if told.get("n_real") is not None:
-        parts.append(f"{told['n_real']:,} real, {told.get('n_fake', 0):,} made")
-    if told.get("floor") is not None:
-        parts.append(f"floor {number(told['floor'])}")
+def _counts(told: Mapping[str, Any]) -> str:
+    return f"{told.get('n_real') or 0:,} real, {told.get('n_fake') or 0:,} judged"
+
+
+def _set_cell(told: Mapping[str, Any], *, counted: bool) -> Cell:
+    parts = [span(told), _counts(told) if counted else ""]
     return Cell(number(told["value"]), "; ".join(part for part in parts if part))
 
 
