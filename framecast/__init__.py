@@ -36,6 +36,7 @@ _HOMES = {
     "VideoSpec": "framecast.experiment:VideoSpec",
     "complete": "framecast.generate:complete",
     "draws": "framecast.draws:draws",
+    "evaluate": "framecast.evaluate",  # the package can be called
     "preset": "framecast.systems:preset",
     "samplers": "framecast.diffusion.sampling",
     "stream": "framecast.generate:stream",

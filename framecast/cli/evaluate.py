@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, p
 if TYPE_CHECKING:
     from framecast.evaluate.plan import Networks, Plan
     from framecast.evaluate.samples import Source
-    from framecast.evaluate.terms import Protocol
+    from framecast.evaluate.terms import Case, Protocol
     from framecast.generate import Model
 
 # what a table shows of a forecast, where it has it
@@ -86,7 +86,7 @@ def _stored(name: str) -> Path | None:
 
 def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.samples import Computed, Kept
-    from framecast.experiment import to_plain
+    from framecast.evaluate.start import identity
 
     rules = plan.rules
     options = _options(plan, model, args)
@@ -94,12 +94,12 @@ def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Co
     computed = Computed(
         model, options=options, task=rules.task, quantise=rules.quantise, seed=args.seed, batch=args.batch
     )
-    identity = {"protocol": to_plain(_settings(plan)), "model": computed.record}
-    out = _out(args, name, identity)
+    whose = identity(rules, computed)
+    out = _out(args, name, whose)
     _tell_cost(plan, model, options, args, out, console)
     if args.dry_run:
         return 0
-    source = Kept(computed, out / "samples", identity) if model.system.parts() else computed
+    source = Kept(computed, out / "samples", whose) if model.system.parts() else computed
     return _run(plan, source, out, console, device=model.system.device)
 
 
@@ -150,17 +150,11 @@ def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any
 
 def _options(plan: Plan, model: Model, args: argparse.Namespace) -> Any:
     """The model's options, the protocol's sampler where it states one that the model has, and what the user says."""
-    known = vars(model.system.options)
-    stated = [(f"sample.{key}", str(value)) for key, value in plan.rules.sampler.items() if key in known]
+    from framecast.evaluate.plan import sampling
+
     chosen = [("sample.steps", args.steps), ("sample.sampler", args.sampler)]
     given = [(key, text) for key, text in chosen if text is not None] + args.settings
-    return apply_settings(model.system.options, stated + given, where="sample")
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(plan.rules)
+    return apply_settings(sampling(plan.rules, model), given, where="sample")
 
 
 def _out(args: argparse.Namespace, name: str, identity: dict[str, Any]) -> Path:
@@ -200,24 +194,41 @@ def _networks(args: argparse.Namespace, rules: Protocol) -> Networks:
 
 
 def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace, out: Path, console: Console) -> None:
+    """What will be drawn, at most: windows of several cuts may be the same."""
     from framecast.generate import network_calls
 
-    rules, told = plan.rules, []
-    calls = 0
+    rules, told, calls, values = plan.rules, [], 0, 0
     for case in rules.cases:
-        windows = 0
-        for cut in filter(None, (rules.paired, rules.sets)):
-            count = min(args.windows or 10**9, cut.windows or 10**9)
-            count = len(plan.cut(case, cut)) if count == 10**9 else count
-            samples = (args.samples if cut is rules.paired else None) or cut.samples
-            told.append(f"{case.name}: {many(count, 'window')} × {many(samples, 'sample')}")
-            windows += (
-                count * -(-samples // args.batch) if cut is rules.paired or rules.task != "generate" else -(-count // 8)
-            )
-        calls += windows * network_calls(options, model.system)
-    console.note(f"{rules.name}: {'; '.join(told)}; about {many(calls, 'network call')} at most; output: {out}")
+        for count, samples in _asked(plan, case):
+            together = rules.task == "generate"  # several clips by one call
+            runs = -(-count * samples // args.batch) if together else count * -(-samples // args.batch)
+            calls += runs * network_calls(options, model.system)
+            values += count * samples * case.frames
+            told.append(f"{case.name}: {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
+    spec = model.video if model.video.height else rules
+    megabytes = values * spec.channels * spec.height * spec.width * (1 if _bytes(model) else 4) / 1e6
+    kept = f", up to {megabytes:.3g} MB of samples" if model.system.parts() else ""
+    console.note(f"{rules.name}: {'; '.join(told)}; at most {many(calls, 'network call')}; output: {out}{kept}")
     if args.dry_run:
         console.result({"dry_run": True, "cases": told, "network_calls": calls, "out": str(out)})
+
+
+def _asked(plan: Plan, case: Case) -> Iterator[tuple[int, int]]:
+    """Windows and samples of each that a case asks for, per cut."""
+    rules = plan.rules
+    if rules.task == "generate":
+        reference = rules.real or rules.sets
+        count = rules.drawn or (len(plan.cut(case, reference)) if reference is not None else 0)
+        yield min(count, plan.windows or count), 1
+        return
+    for cut in filter(None, (rules.paired, rules.sets)):
+        count = cut.windows or len(plan.cut(case, cut))
+        samples = plan.samples or cut.samples
+        yield min(count, plan.windows or count), samples if cut is rules.paired else min(samples, cut.samples)
+
+
+def _bytes(model: Model) -> bool:
+    return tuple(map(float, model.video.value_range)) == (0.0, 255.0)
 
 
 def _tell(told: dict[str, Any], console: Console) -> None:

@@ -56,13 +56,14 @@ class ClipSets:
         self.judged: Windows | None = None  # that are completed
         if rules.task != "generate":
             self.judged = self.real if rules.real is None else plan.cut(case, self.cut)
+        self.samples = min(self.cut.samples, plan.samples or self.cut.samples)  # of each window
         self.random = RandomFeatures()
         self.missing: list[str] = []
 
     @property
     def count(self) -> int:
         """How many clips are judged."""
-        return len(self._places()) * self.cut.samples
+        return len(self._places()) * self.samples
 
     def judge(self, source: Source, others: Sequence[Source]) -> Found:
         """All figures of a source, and of simple forecasts beside it.
@@ -160,7 +161,7 @@ class ClipSets:
         return Features(values, self.real.units)
 
     def _fake(self, network: Network, source: Source) -> Features:
-        units = [unit for unit, _ in self._places() for _ in range(self.cut.samples)]
+        units = [unit for unit, _ in self._places() for _ in range(self.samples)]
         values = self._features(source.name, network, self._fake_clips(source), total=len(units))
         return Features(values, units[: len(values)])
 
@@ -176,7 +177,7 @@ class ClipSets:
         """Judged clips, in the order of `_places`."""
         clips = repeat(None) if self.judged is None else self.judged.clips
         for (_, name), clip in zip(self._places(), clips):
-            made = source.samples(self.case, name, clip, self.cut.samples)
+            made = source.samples(self.case, name, clip, self.samples)
             for sample in made.video:
                 yield self._seen(sample, made.value_range)
 

@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
     "diversity": Metric("diversity", "8-bit levels", "none", "mean distance (root mean square) of two samples"),
     "spread": Metric("spread", "8-bit levels", "none", "standard deviation of the samples, corrected for their number"),
     "skill": Metric("error of the mean", "8-bit levels", "lower", "root mean square, of the mean forecast"),
-    "mode_coverage": Metric("mode coverage", "", "higher", "different true futures found, beside what as many true draws find"),
+    "mode_coverage": Metric("mode coverage", "", "higher", "true futures found, over what true draws find"),
     "drift_mean": Metric("drift of the mean", "8-bit levels", "none", "mean level of samples minus that of the truth"),
     "drift_variance": Metric("drift of the variance", "", "none", "variance in space over that of the truth"),
 }

@@ -151,6 +151,8 @@ def scaled(
     real: Float64[Tensor, "n 160"], fake: Float64[Tensor, "m 160"]
 ) -> tuple[Float64[Tensor, "n 160"], Float64[Tensor, "m 160"]]:
     """Features of one part, shifted and scaled so that the reference has mean 0 and standard deviation 1 in each."""
+    if len(real) < 2:
+        raise ValueError(f"{NAME} needs two clips or more in the reference; there is {len(real)}.")
     mean, deviation = real.mean(0), real.std(0) + _TINY
     return (real - mean) / deviation, (fake - mean) / deviation
 

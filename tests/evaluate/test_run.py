@@ -169,7 +169,9 @@ def test_drawn_bytes_are_truncated_where_the_protocol_does(model, cut):
     clip = framecast.Clip(torch.full((4, 1, 2, 2), 100, dtype=torch.uint8))
     clip.frames[2:] += 55
     case = Case(known=(0, 3), frames=4)
-    told = {q: Computed(baseline("linear-blend"), quantise=q).samples(case, "w", clip, 1) for q in ("round", "truncate")}
+    told = {
+        q: Computed(baseline("linear-blend"), quantise=q).samples(case, "w", clip, 1) for q in ("round", "truncate")
+    }
     levels = {q: made.video[0, :, 0, 0, 0].tolist() for q, made in told.items()}
     assert levels == {"round": [100, 118, 137, 155], "truncate": [100, 118, 136, 155]}
     assert told["truncate"].video.dtype == torch.uint8
@@ -193,3 +195,10 @@ def test_a_folder_that_is_not_the_set_is_refused_with_the_command_that_makes_it(
 def test_an_unknown_protocol_names_the_nearest():
     with pytest.raises(ValueError, match="smoke-lbm"):
         protocol("smoke-lmb")
+
+
+def test_the_package_is_the_verb(model, folder, tmp_path):
+    told = framecast.evaluate(model, data=folder, out=tmp_path / "out", windows=2, samples=2, options={"steps": 2})
+    assert told["model"]["sample"]["steps"] == 2 and told["protocol"] == "smoke-lbm-partial"
+    assert json.loads((tmp_path / "out" / "result.json").read_text()) == told
+    assert len(list((tmp_path / "out" / "samples" / CASE.slug).iterdir())) == 2

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`framecast.evaluate(…)` in Python: what the command of that name does, for a model in hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from framecast.evaluate.plan import Networks, Stage
+    from framecast.generate import Model
+
+
+def start(
+    model: Model,
+    protocol: str = "smoke-lbm",
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    windows: int | None = None,
+    samples: int | None = None,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch: int = 8,
+    networks: Networks | None = None,
+    stage: Stage | None = None,
+) -> dict[str, Any]:
+    """Judge a model by a protocol, beside the simple forecasts on the same windows.
+
+    Args:
+        model: that forecasts.
+        protocol: its name, a key of `framecast.evaluate.protocols.PROTOCOLS`.
+        data: folder of the protocol's set; None: `data/<set>`.
+        out: folder for samples, results and what a report shows; what was drawn there before by the same evaluation is
+            not drawn again. None: nothing is kept.
+        windows: the first so many only.
+        samples: of each window, instead of the protocol's.
+        options: sampling options, by name; those not given are the protocol's, or else the model's own.
+        seed: of all noise.
+        batch: samples drawn at once.
+        networks: I3D, C3D and LPIPS from the user's files; without them their figures are left out.
+        stage: opens a stage of the work, for progress.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        UnsupportedTask: the model cannot answer.
+        ValueError: no such protocol, a set that is not there, or samples of another evaluation in `out`.
+    """
+    from framecast.evaluate.plan import Networks, Plan, sampling, silent
+    from framecast.evaluate.protocols import protocol as named
+    from framecast.evaluate.result import result, write
+    from framecast.evaluate.run import evaluate
+    from framecast.evaluate.samples import Computed, Kept, Source
+
+    rules = named(protocol)
+    chosen = sampling(rules, model, options)
+    computed = Computed(model, options=chosen, task=rules.task, quantise=rules.quantise, seed=seed, batch=batch)
+    source: Source = computed
+    if out is not None and model.system.parts():
+        source = Kept(computed, Path(out) / "samples", identity(rules, computed))
+    plan = Plan(
+        rules=rules,
+        data=Path(data) if data is not None else Path("data") / rules.set,
+        like=model.video if model.video.height else None,
+        windows=windows,
+        samples=samples,
+        networks=networks or Networks(),
+        shown=Path(out) / "shown" if out is not None else None,
+    )
+    cases = evaluate(plan, source, stage=stage or silent)
+    told = result(plan, source, cases, device=model.system.device)
+    if out is not None:
+        write(Path(out), told, cases)
+    return told
+
+
+def identity(rules: Any, computed: Any) -> dict[str, Any]:
+    """What samples in one folder must share: the protocol and how they are drawn."""
+    from dataclasses import asdict
+
+    from framecast.experiment import to_plain
+
+    return {"protocol": to_plain(asdict(rules)), "model": computed.record}

@@ -1,0 +1,145 @@
+"""Every protocol from beginning to end, on a few small clips, with networks whose weights come from a formula."""
+
+import json
+
+import pytest
+import torch
+
+import framecast
+from framecast.checkpoint import PartInfo, build_system, save_model
+from framecast.data.array_file import write_array
+from framecast.data.simulate.sets import simulate
+from framecast.evaluate.feature_cache import FeatureCache
+from framecast.evaluate.plan import Networks, Plan
+from framecast.evaluate.protocols import PROTOCOLS
+from framecast.evaluate.result import result
+from framecast.evaluate.run import evaluate
+from framecast.evaluate.samples import Computed, Kept
+from framecast.experiment import VideoSpec, to_plain
+from framecast.metrics.c3d import C3D, Probabilities
+from framecast.metrics.features import FeatureNetwork
+from framecast.metrics.hash_fill import fill, uniform
+from framecast.metrics.i3d import I3D
+from framecast.metrics.i3d_weights import Preprocessed
+from framecast.metrics.lpips import LPIPS
+from tests.evaluate.flows import write_flows
+from tests.tiny import ramvid
+
+RUN = [name for name, rules in PROTOCOLS.items() if rules.task != "record"]
+SIDE = 32
+
+
+class Halved:
+    """A codec: every second row and column."""
+
+    def encode(self, video):
+        return {"code": video[..., ::2, ::2]}
+
+    def decode(self, code):
+        return code["code"].repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    def bits(self, code):
+        return 8.0 * code["code"][0, 0].numel()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """An untrained model of grey clips, and one of coloured clips that can also reconstruct."""
+    experiment, made = ramvid(), {}
+    for channels in (1, 3):
+        video = VideoSpec(channels=channels, height=SIDE, width=SIDE, clip_frames=16)
+        system = build_system("ramvid", {**to_plain(experiment.model), "patch": 16}, video, to_plain(experiment.sample))
+        parts = {part: PartInfo(stage="diffusion", step=1, weights="raw") for part in system.parts()}
+        folder = save_model(tmp_path_factory.mktemp("models") / f"of{channels}", system, parts=parts, provenance={})
+        made[channels] = framecast.load(folder, device="cpu")
+        made[channels].system.codec = Halved()
+    return made
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return FeatureCache(tmp_path_factory.mktemp("cache") / "features.sqlite")
+
+
+@pytest.fixture(scope="session")
+def i3d():
+    network = I3D(eps=1e-5)
+    fill(network)
+    network = Preprocessed(network.eval().requires_grad_(False), "straight")
+    about = {"eps": 1e-5, "eps_from": "given", "names": "piergiaj", "resize": "straight"}
+    return FeatureNetwork("i3d", "f" * 64, about, (9, None), 400, network)
+
+
+@pytest.fixture(scope="session")
+def c3d():
+    with torch.device("meta"):
+        network = C3D()
+    weights = {name: 0.02 * torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) for name, w in
+               network.state_dict().items()}  # fmt: skip
+    network.load_state_dict(weights, assign=True)
+    mean = torch.from_numpy(100 + 20 * uniform("mean", 3 * 16 * 112 * 112)).float().reshape(3, 16, 112, 112)
+    network = Probabilities(network.eval().requires_grad_(False), mean)
+    return FeatureNetwork("c3d", "c" * 64, {}, (16, 16), 101, network)
+
+
+@pytest.fixture(scope="session")
+def lpips():
+    network = LPIPS("alex")
+    fill(network)
+    network.files = {"backbone": "a" * 64, "lin": "b" * 64}
+    return network
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """Two clips in every split, and the open sets, small."""
+    root = tmp_path_factory.mktemp("sets")
+    for channels in (1, 3):
+        for split in ("train", "val", "test"):
+            for number in range(2):
+                rng = torch.Generator().manual_seed(10 * channels + number)
+                frames = torch.randint(0, 256, (130, channels, SIDE, SIDE), generator=rng, dtype=torch.uint8)
+                path = root / f"{channels}" / split / f"clip_{number}.npz"
+                write_array(path, frames, fps=25.0, value_range=None, generated_by={})
+    write_flows(root / "vortex32", frames=180)
+    simulate("bouncing32", root / "bouncing32", splits=["test"])
+    for run in range(8):
+        told = {"set": "simulation128", "split": "test", "number": run, "seed": 0}
+        frames = torch.randn(80, 1, 128, 128, generator=torch.Generator().manual_seed(run)).clamp(-1, 1)
+        path = root / "simulation128" / "test" / f"run_{run:04d}.npz"
+        write_array(path, frames, fps=None, value_range=(-1.0, 1.0), generated_by=told)
+    return root
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_protocol_runs_and_says_what_it_is_not(name, tree, models, cache, i3d, c3d, lpips, tmp_path):
+    rules, model = PROTOCOLS[name], models[PROTOCOLS[name].channels]
+    data = tree / rules.set if (tree / rules.set).is_dir() else tree / str(rules.channels)
+    networks = Networks(
+        i3d=i3d if {"fvd", "r-fvd", "fvd*"} & set(rules.metrics) else None,
+        c3d=c3d if "is" in rules.metrics else None,
+        lpips=lpips if "lpips" in rules.metrics else None,
+    )
+    plan = Plan(
+        rules=rules, data=data, like=model.video, windows=2, samples=2, networks=networks, cache=cache,
+        shown=tmp_path / "shown",
+    )  # fmt: skip
+    source = Kept(Computed(model, task=rules.task, quantise=rules.quantise), tmp_path / "samples", {"of": name})
+    told = result(plan, source, evaluate(plan, source), device=torch.device("cpu"))
+    json.dumps(told, allow_nan=False)
+    assert told["protocol"] == f"{name}-partial" and told["deviations"]
+    assert told["is_not"] and len(told["cases"]) == len(rules.cases)
+    assert told["assumed"] or rules.set.startswith(("vortex", "bouncing"))
+    missing = [line for line in told["deviations"] if "not computed" in line]
+    assert missing == [], missing
+    for case in told["cases"]:
+        mine = case["forecasts"][0]
+        for group in rules.metrics:
+            assert _has(mine, group), f"{group} is not among {list(mine.get('scores', []))} {list(mine['sets'])}"
+
+
+def _has(forecast, group):
+    """Whether figures of a group are there."""
+    names = [*forecast.get("scores", {}), *forecast["sets"]]
+    starts = {"modes": "mode_", "rf3d": "rf3d-v1", "field": "spectrum", "ensemble": "spread"}
+    return any(name.startswith(starts.get(group, group)) for name in names)
