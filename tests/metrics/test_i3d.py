@@ -47,6 +47,14 @@ def test_steps_left_of_a_clip(frames, steps):
     assert shapes["Mixed_5c"][1:] == (1024, steps + 1, 7, 7)
 
 
+def test_logits_are_averaged_over_the_steps(monkeypatch):
+    steps = torch.rand(2, 400, 3)
+    monkeypatch.setattr(I3D, "endpoints", lambda self, x: iter([("avg_pool", x), ("logits_per_step", steps)]))
+    with torch.device("meta"):
+        network, x = I3D(eps=1e-3), torch.empty(2, 3, 32, 224, 224)
+    assert torch.equal(network(x), steps.mean(2))
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "before", "behind"),
     [(224, 7, 2, 2, 3), (45, 7, 2, 3, 3), (112, 3, 2, 0, 1), (9, 3, 2, 1, 1), (16, 3, 1, 1, 1), (7, 2, 2, 0, 1)],
