@@ -15,7 +15,7 @@ from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, p
 
 if TYPE_CHECKING:
     from framecast.evaluate.plan import Networks, Plan
-    from framecast.evaluate.samples import Source
+    from framecast.evaluate.samples import Computed, Source
     from framecast.evaluate.terms import Case, Protocol
     from framecast.generate import Model
 
@@ -49,6 +49,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="backbone weights (AlexNet, or VGG-16) for LPIPS")
     parser.add_argument("--lossy", action="store_true", help="take stored samples from videos, too; the result tells")
     argument_device(parser)
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="how many of them draw (default 1)")
 
 
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
@@ -95,12 +96,47 @@ def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Co
         model, options=options, task=rules.task, quantise=rules.quantise, seed=args.seed, batch=args.batch
     )
     whose = identity(rules, computed)
+    if args.devices > 1 and model.system.parts() and not args.dry_run:
+        return _judge_together(plan, computed, whose, args, console)
     out = _out(args, name, whose)
     _tell_cost(plan, model, options, args, out, console)
     if args.dry_run:
         return 0
     source = Kept(computed, out / "samples", whose) if model.system.parts() else computed
     return _run(plan, source, out, console, device=model.system.device)
+
+
+def _judge_together(
+    plan: Plan, computed: Computed, whose: dict[str, Any], args: argparse.Namespace, console: Console
+) -> int:
+    """Several processes draw, each on its device; the first one judges."""
+    from framecast.devices import build_fabric
+    from framecast.evaluate.run import draw_share
+    from framecast.evaluate.samples import Kept
+
+    fabric = build_fabric(device=args.device, devices=args.devices)
+    fabric.launch()
+    first, model = fabric.is_global_zero, computed.model
+    model.system.to(fabric.device)
+    told = Path(str(_out(args, f"{plan.rules.name}-{model.name}", whose))) if first else Path()
+    out = Path(fabric.broadcast(str(told)))
+    if first:
+        _tell_cost(plan, model, computed.options, args, out, console)
+        Kept(computed, out / "samples", whose)  # claims the folder
+    fabric.barrier()
+    source = Kept(computed, out / "samples", whose)
+    share: dict[str, Any] = {"rank": fabric.global_rank, "of": fabric.world_size}
+    try:
+        if first:
+            draw_share(plan, source, **share, stage=lambda label, unit: console.progress(label, unit=unit))
+        else:
+            draw_share(plan, source, **share)
+    except KeyboardInterrupt:
+        if first:
+            console.note(f"Stopped. What was drawn is kept in {out}; the same command goes on from there.")
+        return 130
+    fabric.barrier()
+    return _run(plan, source, out, console, device=fabric.device) if first else 0
 
 
 def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Console) -> int:
@@ -275,7 +311,8 @@ def _tell_sets(case: dict[str, Any], console: Console) -> None:
     console.say(f"{case['name']}: {many(first['n_fake'], 'clip')} beside {many(first['n_real'], 'real one')}")
     rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in figures)] for f in shown]
     floors = ["" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in figures.values()]
-    console.say(table(["", *(figure["label"] for figure in figures.values())], [*rows, ["(floor)", *floors]]))
+    head = [figure["label"].removeprefix("rf3d-v1 ") for figure in figures.values()]
+    console.say(table(["rf3d-v1" if "rf3d-v1" in first["label"] else "", *head], [*rows, ["(floor)", *floors]]))
     console.say(
         "(in brackets 95 % intervals from disjoint folds; floor: the same between two halves of the real clips)"
     )

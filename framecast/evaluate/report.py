@@ -178,20 +178,32 @@ def _judged_section(
         shelf.place += share / len(names)
         cases.append(_case(name, judged, shelf, ids, titled=len(names) > 1, count=windows_each))
     data = first.told["data"]
-    about = [" | ".join(name for name, _ in group) if several else "", str(settings.get("about", ""))]
+    described = str(settings.get("about", ""))
+    about = [" | ".join(name for name, _ in group) if several else "", described[:1].upper() + described[1:]]
     about += [", ".join(str(settings[key]) for key in ("set", "split") if settings.get(key))]
     if data.get("windows"):
         about.append(f"{data['windows']} windows of {data.get('units', '–')} independent units")
     return Section(
         id=anchor,
         title=title,
-        about=" · ".join(text[:1].upper() + text[1:].rstrip(".") for text in about if text),
-        deviations=first.deviations,
+        about=" · ".join(text.rstrip(".") for text in about if text),
+        deviations=_gathered(first.deviations, [case["name"] for case in first.told["cases"]]),
         is_not=first.told.get("is_not", ()),
         assumed=first.told.get("assumed", ()),
         cases=cases,
         texts=_settings(group),
     )
+
+
+def _gathered(deviations: Sequence[str], cases: Sequence[str]) -> list[str]:
+    """Deviations, those that hold in every case said once."""
+    ends = [f" ({name})" for name in cases]
+    told: dict[str, None] = {}
+    for line in deviations:
+        bare = next((line.removesuffix(end) for end in ends if line.endswith(end)), line)
+        everywhere = len(cases) > 1 and bare != line and all(bare + end in deviations for end in ends)
+        told[f"{bare} (in every case)" if everywhere else line] = None
+    return list(told)
 
 
 def _case(name: str, judged: Sequence[Judged], shelf: Shelf, ids: _Ids, *, titled: bool, count: int) -> Case:
@@ -323,7 +335,8 @@ def _rendered(
     for section in sections:
         for case in section.cases:
             contents += [(case.id, case.title)] if case.titled else []
-            contents += [(group.id, group.title) for group in case.groups if group.pictures and len(sections) == 1]
+            if len(sections) == 1 and not case.titled:
+                contents += [(group.id, group.title) for group in case.groups if group.pictures]
     versions = {str(r.told.get("versions", {}).get("framecast", "")) for group in groups for _, r in group} - {""}
     measured = f" Measured with framecast {', '.join(sorted(versions))}." if versions else ""
     return where.get_template("report.html").render(

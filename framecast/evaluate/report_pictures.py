@@ -31,6 +31,7 @@ _SIDE = 128  # pixels; larger frames are averaged down
 _SIMPLE = 3  # simple forecasts in strips and videos, the best ones
 _MAPPED = 6  # frames of a map
 _COLUMNS = 8  # frames of a strip
+_REAL = "_of_real"  # ends the name of a curve that real clips give, to stand beside the one without
 _CONTROLS = 56  # pixels under a video, where players put their controls
 _PANELS = 6  # metrics with curves beside 1 / CRPS and LPIPS
 _MIMES = {".svg": "image/svg+xml", ".png": "image/png", ".mp4": "video/mp4"}
@@ -77,6 +78,7 @@ def by_frame(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
     found: list[Picture] = []
     inverse = next((key for key in ("crps", "crps_fair") if key in told), None)
     others = [key for key in told if not key.startswith("crps") and key not in ("diversity", "spread", "skill")]
+    others = [key for key in others if not key.endswith(_REAL)]
     others.sort(key=lambda key: not key.startswith("lpips"))
     if inverse is not None:
         _draw(judged, inverse, shelf, found, inverted=_inverted)
@@ -90,11 +92,12 @@ def _draw(
 ) -> None:
     lines = [_curve(one.name, one.model, key, quiet=False) for one in judged]
     lines += [_curve(str(simple["name"]), simple, key, quiet=True) for simple in judged[0].simple]
+    lines.append(_curve("real clips", judged[0].model, key + _REAL, quiet=True))
     drawn = [line if inverted is None else inverted(line) for line in lines if line is not None]
     if not drawn:
         return
     about = judged[0].model.get("scores", {}).get(key, {})
-    label, unit = str(about.get("label") or key), str(about.get("unit") or "")
+    label, unit = str(about.get("label") or key.replace("_", " ")), str(about.get("unit") or "")
     name, better = (f"1 / {label}" if inverted else label), about.get("better")
     caption = f"{name} by frame" + (f", {label} in {unit}" if inverted and unit else f", in {unit}" if unit else "")
     if better in ("lower", "higher"):
@@ -166,6 +169,7 @@ class _Window:
     name: str
     mask: list[bool]
     truth: Clip | None
+    answers: bool  # whether the truth is what the samples should have become, not just some real clip
     samples: dict[str, list[Clip]]
     models: list[str]  # of those the ones that were judged; the others are simple, the best first
 
@@ -206,7 +210,9 @@ def _read(kept: Sequence[tuple[Judged, Shown]]) -> _Window:
     samples = {name: [_bounded(clip) for clip in clips] for name, clips in samples.items() if clips}
     models = [one.name for one, _ in kept if one.name in samples]
     length = len(truth) if truth is not None else max((len(clips[0]) for clips in samples.values()), default=0)
-    return _Window(place.name, place.mask(length), None if truth is None else _bounded(truth), samples, models)
+    answers = first.result.told["settings"].get("task") != "generate"
+    truth = None if truth is None else _bounded(truth)
+    return _Window(place.name, place.mask(length), truth, answers, samples, models)
 
 
 def _best_simple(one: Judged) -> list[str]:
@@ -235,7 +241,7 @@ def _maps(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
     Source: RVD paper, figure 4.
     """
     truth, drawn = window.truth, [i for i, given in enumerate(window.mask) if not given]
-    if truth is None or not drawn:
+    if truth is None or not window.answers or not drawn:
         return
     frames = sorted({drawn[round(i * (len(drawn) - 1) / (_MAPPED - 1))] for i in range(_MAPPED)})
     shown = [*window.models, *[name for name in window.samples if name not in window.models][:1]]
@@ -264,7 +270,7 @@ def _strip(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
         path = write_image(Path(folder) / "strip.png", strip(rows, columns=_COLUMNS), comment=_comment(window))
         names = ", ".join(row.label for row in rows)
         alt = f"Film strip of {window.name}, a row for each of: {names}; frames from left to right."
-        caption = f"{window.name}: green edges are given frames, red ones drawn."
+        caption = f"Window {window.name}: green edges are given frames, red ones drawn."
         shelf.add(path.read_bytes(), ".png", alt=alt, caption=caption, wide=True, to=found)
 
 
@@ -276,12 +282,12 @@ def _video(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
         board = replace(board, frames=torch.cat([board.frames, room], dim=2))
         path = save_view(Path(folder) / "video.mp4", board, comment=_comment(window))
         alt = f"Video of {window.name}, side by side: {', '.join(row.label for row in rows)}."
-        shelf.add(path.read_bytes(), ".mp4", alt=alt, caption=f"{window.name}, playing.", wide=True, to=found)
+        shelf.add(path.read_bytes(), ".mp4", alt=alt, caption=f"Window {window.name}, playing.", wide=True, to=found)
 
 
 def _rows(window: _Window, *, futures: int) -> list[Row]:
     """The truth, then samples of every forecast: several of the first one."""
-    rows = [] if window.truth is None else [Row("truth", window.truth)]
+    rows = [] if window.truth is None else [Row("truth" if window.answers else "a real clip", window.truth)]
     for i, (name, samples) in enumerate(window.samples.items()):
         shown = samples[: futures if i == 0 else 1]
         for n, clip in enumerate(shown, 1):
@@ -290,4 +296,4 @@ def _rows(window: _Window, *, futures: int) -> list[Row]:
 
 
 def _comment(window: _Window) -> str:
-    return f"Row named truth: a recorded clip. The others: generated by framecast, {', '.join(window.samples)}."
+    return f"Without coloured edges: a recorded clip. The others: generated by framecast, {', '.join(window.samples)}."

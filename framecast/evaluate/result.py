@@ -204,6 +204,8 @@ def _scored(scores: Scores, case: CaseResult) -> dict[str, Any]:
         if values.shape[1] == len(unknown):
             sd = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], math.nan)
             told["by_frame"][name] = {"frames": unknown, "mean": _numbers(values.mean(0)), "sd": _numbers(sd)}
+    if thirds := scores.by_motion():
+        told["by_motion"] = {name: _numbers(np.array(values)) for name, values in thirds.items()}
     if scores.ranks is not None:
         told["ranks"] = scores.ranks.astype(int).tolist()
     if scores.squares:

@@ -25,12 +25,15 @@ from framecast.evaluate.baselines import BASELINES, baseline
 from framecast.evaluate.clip_sets import ClipSets, Found
 from framecast.evaluate.intervals import Interval, bootstrap
 from framecast.evaluate.plan import Plan, Progress, Stage, silent
-from framecast.evaluate.samples import Computed, Source
+from framecast.evaluate.samples import CHUNK, Computed, Source
 from framecast.evaluate.scoring import Scored, score
 from framecast.evaluate.terms import Case
 from framecast.evaluate.windows import Windows
+from framecast.metrics.field import motion_amount
+from framecast.metrics.forecast import eight_bit
 from framecast.metrics.lpips import LPIPS
 from framecast.task import UnsupportedTask
+from framecast.video import Clip
 
 SHOWN = 3  # windows of a case whose samples are kept to look at
 SET_GROUPS = {"rf3d", "fvd", "r-fvd", "fvd*", "is", "memorisation", "field"}
@@ -48,6 +51,7 @@ class Scores:
     record: dict[str, Any]  # how the samples came about
     ranks: np.ndarray | None = None  # counts, over all windows
     squares: dict[str, np.ndarray] = field(default_factory=dict)  # spread, skill: (windows, unknown frames)
+    motion: np.ndarray | None = None  # of each true window: mean absolute difference of frames, in 8-bit levels
 
     @property
     def frames(self) -> int:
@@ -78,7 +82,20 @@ class Scores:
     def first(self, count: int) -> Scores:
         """Of the first `count` windows."""
         some = {metric: values[:count] for metric, values in self.values.items()}
-        return replace(self, units=self.units[:count], values=some, ranks=None, squares={})
+        return replace(self, units=self.units[:count], values=some, ranks=None, squares={}, motion=None)
+
+    def by_motion(self) -> dict[str, Any]:
+        """Means over the third of windows that move least, the middle third and the third that moves most.
+
+        Returns:
+            `motion`, the mean amount of each third, `windows`, their numbers, and the means of every metric; nothing
+            where there are fewer than nine windows.
+        """
+        if self.motion is None or len(self.motion) < 9:
+            return {}
+        thirds = np.array_split(np.argsort(self.motion, kind="stable"), 3)
+        means = {name: [float(self.windows(name)[third].mean()) for third in thirds] for name in self.values}
+        return {"motion": [float(self.motion[t].mean()) for t in thirds], "windows": [len(t) for t in thirds], **means}
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,7 @@ def judge(
         ValueError: windows that do not fit it.
     """
     found: list[Scored] = []
+    motion: list[float] = []
     seconds, count = 0.0, 0
     for i, (clip, name) in enumerate(zip(windows.clips, windows.names, strict=True)):
         made = source.samples(case, name, clip, samples)
@@ -125,6 +143,8 @@ def judge(
         true = windows.futures
         futures = None if true is None else (lambda at=i, true=true: true(at))
         found.append(score(made.video, clip, case.known, groups, lpips=lpips, futures=futures, window=name))
+        if len(clip) > 1 and clip.value_range is not None:
+            motion.append(motion_amount(eight_bit(clip.frames, value_range=clip.value_range)))
         if progress is not None:
             progress(i + 1, len(windows))
     if not found:
@@ -133,7 +153,8 @@ def judge(
     counted = [each.ranks for each in found if each.ranks is not None]
     ranks = np.sum(counted, axis=0) if counted else None
     squares = {name: np.stack([each.squares[name] for each in found]) for name in found[0].squares}
-    return Scores(source.name, windows.units, values, count, seconds, source.record, ranks, squares)
+    moved = np.array(motion) if len(motion) == len(found) else None
+    return Scores(source.name, windows.units, values, count, seconds, source.record, ranks, squares, moved)
 
 
 def simple_sources(
@@ -178,6 +199,29 @@ def evaluate(plan: Plan, source: Source, *, stage: Stage = silent) -> list[CaseR
         ValueError: a set that is not there or does not fit, or too few clips for a figure.
     """
     return [_case(plan, number, case, source, stage) for number, case in enumerate(plan.rules.cases)]
+
+
+def draw_share(plan: Plan, source: Source, *, rank: int, of: int, stage: Stage = silent) -> None:
+    """Draw every `of`-th window from the `rank`-th on, for a source that keeps samples: one process's share.
+
+    When all processes are done, `evaluate` finds everything drawn.
+    """
+    rules = plan.rules
+    for case in rules.cases:
+        jobs: list[tuple[str, Clip | None, int]] = []
+        if rules.task == "generate":
+            jobs += [(str(i), None, 1) for i in range(0, ClipSets(plan, case, stage).count, CHUNK)]
+        else:
+            for cut in filter(None, (rules.paired, rules.sets)):
+                found = plan.cut(case, cut)
+                count = plan.samples or cut.samples
+                count = count if cut is rules.paired else min(count, cut.samples)
+                jobs += [(name, clip, count) for name, clip in zip(found.names, found.clips)]
+        mine = jobs[rank::of]
+        with stage(f"{source.name}, {case.name}", "windows") as progress:
+            for i, (name, clip, count) in enumerate(mine):
+                source.samples(case, name, clip, count)
+                progress(i + 1, len(mine))
 
 
 def _case(plan: Plan, number: int, case: Case, source: Source, stage: Stage) -> CaseResult:

@@ -151,12 +151,13 @@ def random_figures(real: Features, fake: Features) -> dict[str, SetFigure]:
         name = f"{rf3d.NAME} {part}"
         note = "512 clips or more on each side are recommended" if min(len(a.values), len(b.values)) < 512 else ""
         if silent := rf3d.silent(a.values, b.values):
-            note = f"{silent} features do not vary among the real clips and do among these, which makes it huge"
+            what = "1 feature does" if silent == 1 else f"{silent} features do"
+            note = f"{what} not vary among the real clips, but among these: that makes the distance huge"
         found[name] = compared(name, rf3d.distance, a, b, note=note)
         if len(a.values) > rf3d.NEIGHBOURS:
-            for which, what in enumerate(("density", "coverage")):
+            for which, kind in enumerate(("density", "coverage")):
                 measure = partial(_neighbours, which)
-                found[f"{name} {what}"] = compared(f"{name} {what}", measure, a, b, better="higher")
+                found[f"{name} {kind}"] = compared(f"{name} {kind}", measure, a, b, better="higher")
     return found
 
 

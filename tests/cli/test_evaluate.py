@@ -1,6 +1,8 @@
 """evaluate and samplers from the command line: what they cost, what they write, what they refuse."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -17,7 +19,7 @@ def test_evaluate_writes_its_figures_with_the_simple_forecasts_beside(cast, fold
     ran = cast("evaluate", "persistence", "--data", folder, "--windows", 3)
     assert ran.code == 0, ran.err
     assert "smoke-lbm-partial" in ran.out and "differs: 3 windows instead of 128" in ran.out
-    assert "persistence minus this" in ran.out and "rf3d-v1 motion" in ran.out and "(floor)" in ran.out
+    assert "persistence minus this" in ran.out and "rf3d-v1" in ran.out and "(floor)" in ran.out
     told = json.loads((tmp_path / "out" / "smoke-lbm-persistence" / "result.json").read_text())
     names = [forecast["name"] for forecast in told["cases"][0]["forecasts"]]
     assert names[0] == "persistence" and names.count("persistence") == 1 and "analog" in names
@@ -117,3 +119,17 @@ def test_a_stopped_study_says_that_it_goes_on(cast, folder, tmp_path_factory, mo
     monkeypatch.setattr("framecast.evaluate.samplers.judge", stopped)
     ran = cast("samplers", "vortex-ramvid", "--data", folder)
     assert ran.code == 130 and "the same command goes on" in ran.err
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(folder, tmp_path, tmp_path_factory):
+    model = bundle(tmp_path_factory.mktemp("models")) / "vortex-ramvid"
+    words = [sys.executable, "-m", "framecast", "evaluate", str(model), "--data", str(folder), "--windows", "5"]
+    words += ["--samples", "2", "--device", "cpu"]
+    told = []
+    for number in ("1", "2"):
+        out = tmp_path / number
+        subprocess.run([*words, "--out", str(out), "--devices", number], check=True, capture_output=True, timeout=300)
+        told.append(json.loads((out / "result.json").read_text())["cases"][0]["forecasts"][0]["scores"])
+        assert len(list((out / "samples").rglob("*.npz"))) == 5
+    assert told[0] == told[1]

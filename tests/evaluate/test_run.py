@@ -202,3 +202,13 @@ def test_the_package_is_the_verb(model, folder, tmp_path):
     assert told["model"]["sample"]["steps"] == 2 and told["protocol"] == "smoke-lbm-partial"
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == told
     assert len(list((tmp_path / "out" / "samples" / CASE.slug).iterdir())) == 2
+
+
+def test_windows_are_ranked_by_how_much_they_move(cut):
+    still = replace(cut.clips[0], frames=cut.clips[0].frames[:1].expand(16, -1, -1, -1).clone())
+    clips = [still if i % 3 == 0 else cut.clips[i] for i in range(9)]
+    scores = judge(simple("persistence"), replace(cut.first(9), clips=clips), CASE, GROUPS, samples=1)
+    thirds = scores.by_motion()
+    assert thirds["windows"] == [3, 3, 3] and thirds["motion"][0] == thirds["crps_fair"][0] == 0
+    assert 0 < thirds["motion"][1] < thirds["motion"][2] and min(thirds["crps_fair"][1:]) > 1
+    assert scores.first(8).by_motion() == {}
