@@ -92,7 +92,7 @@ def score_maps(
     """
     with _svg_style():
         figure, cells = _figure(rows=len(pictures) + len(maps), columns=len(frames), size=(1.25, 1.3))
-        _draw_maps(figure, cells, pictures, maps, frames, label)
+        _draw_maps(figure, cells, pictures, maps, frames, label.replace(", ", ",\n"))
         return _svg(figure)
 
 
@@ -305,7 +305,7 @@ def save_frame_curve(
     Returns:
         The path.
     """
-    figure, cells = _figure(rows=1, columns=1, size=(8, 3.2))
+    figure, cells = _figure(rows=1, columns=1, size=(8, 3.6))
     axes = cells[0][0]
     for i, frame in enumerate(given):
         axes.axvspan(frame - 0.5, frame + 0.5, color="tab:green", alpha=0.15, lw=0, label="" if i else "given")
