@@ -12,22 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from framecast import __version__
 from framecast.data.appearance import unlike
+from framecast.diffusion.bound import BINS
 from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
 from framecast.forecast import Forecast, free_folder
+from framecast.score import Score
 from framecast.system import Carry, System
 from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
 
-__all__ = ["Forecast", "Model", "complete", "free_folder", "network_calls", "plan", "stream"]
+__all__ = ["Forecast", "Model", "Score", "complete", "free_folder", "network_calls", "plan", "stream"]
 
 Progress = Callable[[int, int], None]  # network calls done, network calls in all
 
@@ -366,22 +368,51 @@ class Model:
         record["bits_per_frame"] = float(codec.bits(code))
         return Forecast(video, task.known, clip.fps, _range(clip), record, clip.frames)
 
-    def score(self, clip: Clip, *, context: int = 0, seed: int = 0) -> list[float]:
-        """Bits per dimension of every frame after the first `context` ones, lower is likelier.
+    def score(
+        self, clip: Clip, *, context: int = 0, levels: int | Literal["all"] | None = None, seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Score:  # fmt: skip
+        """How likely the model finds a clip: bits per dimension of every frame after the first `context` ones.
+
+        An upper bound on -log2 of the probability that the model gives to the clip, known to a 255th of its value
+        range (for 8-bit clips: to the grey level), per pixel and channel; lower is likelier. See `Score` for what the
+        number can and cannot tell.
+
+        Args:
+            clip: any length; what does not fit a window of the model is scored in later ones, given the frames before.
+            context: leading frames that are given and not scored.
+            levels: noise levels visited: more take longer and bound better; None: the system's own choice.
+            seed: of the noise with which the bound is estimated.
+            progress: called with network calls done and in all.
 
         Raises:
             UnsupportedTask: the system has no likelihood.
-            ValueError: a clip that does not fit the model, or a context that leaves no frame to score.
+            ValueError: a clip that does not fit the model, a context that leaves no frame to score, or levels that the
+                model does not have.
         """
         self._fits(clip)
         if not 0 <= context < len(clip):
             raise ValueError(f"context is {context}, the clip has {len(clip)} frames: leave at least one to score.")
-        if self.system.scorer is None:
+        scorer = self.system.scorer
+        if scorer is None:
             raise self._cannot("score", "gives no likelihood")
-        known = torch.tensor([i < context for i in range(len(clip))], device=self.system.device)
-        rng = draws(seed, [0], self.system.device)
-        with torch.no_grad():
-            return self.system.scorer.bits(to_video(clip).to(self.system.device), known, rng=rng)[0].tolist()
+        count = scorer.levels if levels is None else scorer.most_levels if levels == "all" else levels
+        if not 1 <= count <= scorer.most_levels:
+            raise ValueError(
+                f"levels is {count}, but {self.name} has {scorer.most_levels} noise levels: ask for as many at most, "
+                "or for all."
+            )
+        task = Task("score", tuple(i < context for i in range(len(clip))))
+        windows, device = scorer.windows(task.known), self.system.device
+        known = torch.tensor(task.known, device=device)
+        began, rng = time.perf_counter(), draws(seed, [0], device)
+        with torch.no_grad(), _watched(self.system, progress, per_window=count, windows=len(windows)):
+            bits = scorer.bits(to_video(clip).to(device), known, rng=rng, levels=count)[0]
+        record = self._record(task, {}, seed=seed, samples=1, seconds=time.perf_counter() - began)
+        low, high = _range(clip)
+        record |= {"levels": count, "noise_levels": scorer.most_levels, "fps": clip.fps, "value_range": [low, high]}
+        record |= {"bin": (high - low) / BINS, "windows": [[w.frames[0], w.frames[-1]] for w in windows]}
+        return Score(tuple(range(context, len(clip))), bits.cpu(), record)
 
     def _cannot(self, verb: str, lacks: str) -> UnsupportedTask:
         name = self.system.name

@@ -36,9 +36,18 @@ class Codec(Protocol):
 
 
 class Scorer(Protocol):
-    """A system that can tell how likely a clip is."""
+    """A system that can tell how likely a clip is: bits per dimension of every unknown frame, lower is likelier."""
 
-    def bits(self, frames: Video, known: Known, *, rng: Draws) -> Tensor: ...  # (B, unknown frames), bits per dimension
+    levels: int  # noise levels that it visits unless told otherwise
+    most_levels: int  # all there are
+
+    def windows(self, known: Sequence[bool]) -> list[Window]:
+        """Windows in which every unknown frame is scored once, given what is known in its window by then."""
+        ...
+
+    def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
+        """(B, unknown frames), float64 on the CPU."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -342,10 +342,15 @@ class Coarse:
 
 
 class Steady:
-    """One bit per dimension for every unknown frame."""
+    """A bit per dimension for every level visited, the same for every unknown frame."""
 
-    def bits(self, frames, known, *, rng):
-        return torch.ones(len(frames), int((~known).sum()))
+    levels, most_levels = 3, 9
+
+    def windows(self, known):
+        return [Window(tuple(range(len(known))), tuple(known))]
+
+    def bits(self, frames, known, *, rng, levels=None):
+        return torch.full((len(frames), int((~known).sum())), float(levels), dtype=torch.float64)
 
 
 def test_reconstruct_returns_what_the_codec_keeps():
@@ -359,12 +364,36 @@ def test_reconstruct_returns_what_the_codec_keeps():
     assert result.scores()["model"]["psnr"] > 10
 
 
-def test_score_leaves_the_context_out():
+@pytest.fixture
+def steady():
     system = Filler()
     system.scorer = Steady()
-    assert Model(system).score(a_clip(6), context=2) == [1.0] * 4
+    return Model(system, name="mine", digest="ab")
+
+
+def test_score_leaves_the_context_out(steady):
+    found = steady.score(a_clip(6), context=2)
+    assert found.frames == (2, 3, 4, 5) and found.bits.tolist() == [3.0] * 4
+    assert found.record["known_frames"] == [0, 1]
     with pytest.raises(ValueError, match="leave at least one to score"):
-        Model(system).score(a_clip(6), context=6)
+        steady.score(a_clip(6), context=6)
+
+
+def test_score_visits_the_levels_asked_for(steady):
+    clip = a_clip(6)
+    assert [steady.score(clip, levels=n).mean for n in (None, 5, "all")] == [3, 5, 9]
+    for levels in (0, 10):
+        with pytest.raises(ValueError, match=f"levels is {levels}, but mine has 9 noise levels"):
+            steady.score(clip, levels=levels)
+
+
+def test_score_tells_how_it_came_about_and_how_wide_its_bins_are(steady):
+    record = steady.score(a_clip(6), context=1, seed=4).record
+    assert record["sha256"] == "ab" and record["task"] == "score" and record["seed"] == 4
+    assert (record["levels"], record["noise_levels"]) == (3, 9) and record["windows"] == [[0, 5]]
+    assert record["bin"] == 1  # a grey level
+    field = Clip(torch.zeros(3, 1, 4, 4), value_range=(-2.0, 8.2))
+    assert steady.score(field).record["bin"] == pytest.approx(0.04)
 
 
 def test_save_writes_what_it_returns_and_never_twice(tmp_path):

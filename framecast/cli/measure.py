@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
 from framecast.cli.console import Console, table
 from framecast.cli.draw import (
@@ -53,25 +54,55 @@ RECONSTRUCT = Command(
 def _score_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
     parser.add_argument("--context", type=positive, metavar="N", help="leading frames that are given (default: none)")
-    parser.add_argument("--seed", type=whole, default=0, help="of estimates that draw (default 0)")
+    parser.add_argument(
+        "--levels",
+        type=_levels,
+        metavar="N",
+        help="noise levels visited, or all; more take longer and bound better (default: the model's own)",
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="of the noise of the estimate (default 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<clip name>; nothing is overwritten")
     argument_device(parser)
     arguments_reading(parser)
 
 
+def _levels(text: str) -> int | Literal["all"]:
+    """Type of `--levels`."""
+    return "all" if text == "all" else positive(text)
+
+
 def _score(args: argparse.Namespace, console: Console) -> int:
-    model, results = load_model(args), []
+    model, results, outs = load_model(args), [], list[Path]()
     for path in args.videos:
+        outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
+    for path, out in zip(args.videos, outs, strict=True):
         clip = read_for(path, model, args, console, frames=None)
-        bits = model.score(clip, context=args.context or 0, seed=args.seed)
-        results.append({"clip": path, "bits_per_dimension": sum(bits) / len(bits), "frames": bits})
-    console.say(table(["clip", "bits per dimension"], [[r["clip"], r["bits_per_dimension"]] for r in results]))
+        with console.progress(path, unit="network calls") as progress:
+            found = model.score(clip, context=args.context or 0, levels=args.levels, seed=args.seed, progress=progress)
+        files = found.save(out)
+        results.append({"clip": path, "files": [str(file) for file in files], **found.plain()})
+    rows = [
+        [r["clip"], len(r["frames"]), r["bits_per_dimension"], r["least_likely"], max(r["bits"]), str(out)]
+        for r, out in zip(results, outs, strict=True)
+    ]
+    console.say(table(["clip", "frames", "bits per dimension", "least likely frame", "its bits", "written to"], rows))
+    for width in sorted({r["bin"] for r in results}):
+        console.say(
+            f"Upper bounds, lower is likelier; values are told to a bin {width:g} wide (a 255th of the value range); "
+            f"{results[0]['levels']} of {results[0]['noise_levels']} noise levels."
+        )
     console.result({"results": results})
     return 0
 
 
 SCORE = Command(
-    about="How likely a model finds clips, in bits per dimension (lower is likelier); for models with a likelihood.",
-    example="framecast score MODEL clip.mp4 --context 4",
+    about="How likely a model finds clips, frame by frame: an upper bound on -log2 of their probability, in bits per "
+    "dimension (pixel and channel), lower is likelier. Values are told to a bin of a 255th of the value range: for "
+    "8-bit clips the grey level, for float clips an interval around the value (8 bits: no better than no model). It "
+    "finds frames that stand out from clips of the model's own kind; it does not tell how well a model forecasts, and "
+    "compares only clips of one size, rate and range under one model and one number of levels. Frames of a window are "
+    "scored together, later windows given true frames before them. For models with a likelihood.",
+    example="framecast score vortex-ramvid flow.npz --context 4\nframecast score MODEL clip.mp4 --levels all --out DIR",
     arguments=_score_arguments,
     run=_score,
 )

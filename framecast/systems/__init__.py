@@ -27,7 +27,7 @@ SYSTEMS: dict[str, Entry] = {
         experiment="framecast.systems.ramvid.config:RaMViDExperiment",
         presets="framecast.systems.ramvid.published:PRESETS",
         weights="framecast.systems.ramvid.weights:read_checkpoint",
-        tasks=("predict", "infill", "interpolate", "generate"),
+        tasks=("predict", "infill", "interpolate", "generate", "score"),
     ),
 }
 

@@ -1,0 +1,68 @@
+"""score: what it prints and writes, what it refuses."""
+
+import csv
+import json
+
+import pytest
+
+import framecast
+from tests.cli.conftest import make_clip
+
+
+def test_score_writes_curve_table_and_record(cast, model_folder, clip, tmp_path):
+    ran = cast("score", model_folder, clip, "--context", 2, "--levels", 5)
+    assert ran.code == 0, ran.err
+    out = tmp_path / "out" / "push"
+    assert {path.name for path in out.iterdir()} == {"score.json", "score.csv", "score.png"}
+    record = json.loads((out / "score.json").read_text())
+    assert record["frames"] == list(range(2, 12)) and record["known_frames"] == [0, 1]
+    assert (record["levels"], record["noise_levels"], record["bin"]) == (5, 50, 1)
+    assert "upper bound" in record["meaning"] and record["sha256"]
+    with open(out / "score.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frame"]) for row in rows] == record["frames"]
+    assert [float(row["bits_per_dimension"]) for row in rows] == record["bits"]
+    assert f"{record['bits_per_dimension']:.2f}" in ran.out and "lower is likelier" in ran.out
+
+
+def test_score_agrees_with_python_and_with_its_seed(cast, model_folder, clip):
+    told = [cast("score", model_folder, clip, "--levels", 3, "--seed", s, "--json").json for s in (5, 5, 6)]
+    first, again, other = (t["results"][0]["bits"] for t in told)
+    model = framecast.load(model_folder, device="cpu")
+    found = model.score(framecast.read(clip, like=model), levels=3, seed=5)
+    assert first == again == found.bits.tolist() != other
+
+
+def test_all_levels_are_all_there_are(cast, model_folder, tmp_path):
+    short = make_clip(tmp_path / "short.npz", frames=3)
+    result = cast("score", model_folder, short, "--levels", "all", "--json").json["results"][0]
+    assert result["levels"] == result["noise_levels"] == 50
+
+
+def test_scores_of_several_clips_lie_side_by_side(cast, model_folder, tmp_path):
+    paths = [make_clip(tmp_path / f"{name}.npz", frames=4) for name in ("a", "b")]
+    assert cast("score", model_folder, *paths, "--levels", 2, "--out", "mine").code == 0
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["a", "b"]
+    ran = cast("score", model_folder, paths[0], "--levels", 2, "--out", "mine/a")
+    assert ran.code == 1 and "nothing in it is overwritten" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--levels", "51"], 1, "levels is 51, but tiny has 50 noise levels"),
+        (["--levels", "most"], 2, "'most' is not a whole number above 0"),
+        (["--levels", "0"], 2, "'0' is not a whole number above 0"),
+        (["--context", "12"], 1, "context is 12, the clip has 12 frames: leave at least one to score"),
+    ],
+)
+def test_what_cannot_be_scored_is_a_sentence(cast, model_folder, clip, tmp_path, words, code, says):
+    ran = cast("score", model_folder, clip, *words)
+    assert ran.code == code and says in ran.err and "Traceback" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_says_what_the_number_is_and_is_not(cast):
+    text = " ".join(cast("score", "--help").out.split())
+    for words in ("upper bound", "bits per dimension", "lower is likelier", "float clips", "does not tell how well"):
+        assert words in text

@@ -1,0 +1,176 @@
+"""The variational bound against distributions whose entropy is known."""
+
+import math
+
+import pytest
+import torch
+
+from framecast.diffusion.bound import BINS, bound, step_log_variance
+from framecast.diffusion.process import eps_from_x_0, learned_range, prior_bits, q_sample
+from framecast.diffusion.sampling import Estimate
+from framecast.diffusion.schedule import Schedule, cosine, descending, kept_levels, linear, snr_levels
+from framecast.draws import draws
+
+LINEAR = linear(1000)
+STD = 0.3
+DATA = STD * torch.randn(4, 2000, generator=torch.Generator().manual_seed(0))
+
+
+def gaussian(schedule: Schedule = LINEAR, std: float = STD):
+    """The exact denoiser of normal data around 0."""
+
+    def denoise(x, t):
+        ab = float(schedule.alpha_bar[t])
+        x_0 = x * math.sqrt(ab) * std**2 / (ab * std**2 + 1 - ab)
+        return Estimate(x_0, eps_from_x_0(schedule, x, t, x_0))
+
+    return denoise
+
+
+def with_log_variance(process, levels, of):
+    """The same whose Estimates bring a log variance, a function of process and position."""
+    place = {t: i for i, t in enumerate(levels)}
+
+    def denoise(x, t):
+        plain = gaussian()(x, t)
+        return Estimate(plain.x_0, plain.eps, torch.as_tensor(of(process, place[t], x)).expand_as(x))
+
+    return denoise
+
+
+def code_length(x, std: float = STD) -> float:
+    """Bits per element of the bins around `x` under its own normal distribution."""
+    normal = torch.distributions.Normal(0.0, std)
+    mass = normal.cdf(x.double() + 1 / BINS) - normal.cdf(x.double() - 1 / BINS)
+    return float(-mass.log2().mean())
+
+
+def found(levels, *, x=DATA, schedule=LINEAR, denoise=None, seed=1) -> float:
+    rng = draws(seed, range(len(x)))
+    return float(bound(denoise or gaussian(schedule), schedule, x, descending(levels), rng=rng).mean())
+
+
+def coin(schedule: Schedule = LINEAR, size: float = 0.5):
+    """The exact denoiser of values that are `size` or -`size`."""
+
+    def denoise(x, t):
+        ab = float(schedule.alpha_bar[t])
+        x_0 = size * torch.tanh(x * size * math.sqrt(ab) / (1 - ab))
+        return Estimate(x_0, eps_from_x_0(schedule, x, t, x_0))
+
+    return denoise
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, cosine(1000)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("levels", [20, 50, 300])
+def test_bound_of_normal_data_is_its_code_length_at_any_number_of_levels(schedule, levels):
+    """Every reverse step of normal data is normal, so an exact denoiser loses nothing."""
+    for place in (kept_levels(1000, levels), snr_levels(schedule, levels)):
+        assert found(place, schedule=schedule) == pytest.approx(code_length(DATA), rel=0.02)
+
+
+def test_bound_of_a_coin_falls_to_one_bit_with_more_levels():
+    """Its reverse steps are not normal, but nearly so where they are short."""
+    sides = (torch.rand(4, 2000, generator=torch.Generator().manual_seed(1)) < 0.5).float() - 0.5
+    bits = [found(snr_levels(LINEAR, n), x=sides, denoise=coin()) for n in (3, 6, 12, 25, 50, 100, 200)]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[0] > 2
+    # 0.066 bits are what the likelihood's least spread leaves outside of the bin
+    assert bits[-1] == pytest.approx(1.066, abs=0.05)
+
+
+def test_wrong_denoiser_bounds_worse():
+    levels = snr_levels(LINEAR, 100)
+    exact, wide, narrow = (found(levels, denoise=gaussian(std=std)) for std in (STD, 2 * STD, STD / 2))
+    assert exact < min(wide, narrow) - 0.1
+
+
+def test_less_likely_values_cost_more_bits():
+    x = torch.tensor([[0.0, 0.3, 0.6, 0.9]]).repeat(64, 100)
+    bits = bound(gaussian(), LINEAR, x, descending(range(0, 1000, 4)), rng=draws(0, range(64)))
+    by_value = bits.reshape(64, 100, 4).mean((0, 1))
+    expected = [code_length(x[:1, i]) for i in range(4)]
+    assert by_value.tolist() == pytest.approx(expected, rel=0.05)
+    assert by_value.tolist() == sorted(by_value.tolist())
+
+
+def test_one_level_alone_leaves_the_prior_and_the_likelihood():
+    x, t = DATA.double(), 20
+    process = LINEAR.respace([t])
+    x_t = q_sample(process, x, 0, draws(3, range(4)).normal(x.shape).double())
+    mean = gaussian()(x_t, t).x_0
+    std = (step_log_variance(process, x_t, 0, mean, unknown=torch.ones_like(x)) / 2).exp()
+    normal = torch.distributions.Normal(mean, std)
+    likelihood = -(normal.cdf(x + 1 / BINS) - normal.cdf(x - 1 / BINS)).log2()
+    bits = bound(gaussian(), LINEAR, x, [t, -1], rng=draws(3, range(4)))
+    inside = x.abs() < 0.99  # the outermost bins reach to infinity
+    difference = (bits - likelihood - prior_bits(process, x))[inside].abs()
+    assert float(difference.mean()) < 0.005  # tanh stands in place of the error function
+
+
+# ---- the variance of a reverse step
+
+
+@pytest.mark.parametrize("levels", [20, 100])
+@pytest.mark.parametrize("kind", ["small", "large"])
+def test_fitted_variance_bounds_better_than_a_fixed_one(levels, kind):
+    kept = snr_levels(LINEAR, levels)
+    fixed = with_log_variance(LINEAR.respace(kept), kept, lambda process, at, x: process.fixed_log_variance(kind)[at])
+    assert found(kept) < found(kept, denoise=fixed) - 0.04
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_fitted_variance_is_the_exact_one_of_normal_data(at):
+    """p(x_s | x_t) of normal data is normal, with a variance that is known."""
+    levels, x = [40, 120, 300], DATA.double().reshape(1, -1)
+    process = LINEAR.respace(levels)
+    x_t = q_sample(process, x, at, draws(2, [0]).normal(x.shape).double())
+    ab, prev = (float(table[at]) for table in (process.alpha_bar, process.alpha_bar_prev))
+    above, below = ab * STD**2 + 1 - ab, prev * STD**2 + 1 - prev
+    exact = below - (below * math.sqrt(ab / prev)) ** 2 / above
+    fitted = step_log_variance(process, x_t, at, gaussian()(x_t, levels[at]).x_0, unknown=torch.ones_like(x))
+    assert float(fitted.exp()) == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_learned_variance_is_used(end):
+    """The learned range runs from the posterior's to beta."""
+    kept = snr_levels(LINEAR, 40)
+    process = LINEAR.respace(kept)
+    table = process.posterior_log_variance if end < 0 else process.beta.log()
+    learned = with_log_variance(process, kept, lambda p, at, x: learned_range(p, at, torch.full_like(x, end)))
+    fixed = with_log_variance(process, kept, lambda p, at, x: table[at])
+    assert found(kept, denoise=learned) == pytest.approx(found(kept, denoise=fixed), rel=1e-5)
+
+
+# ---- known elements, rows
+
+
+def test_known_elements_reach_the_denoiser_clean_and_cost_nothing():
+    seen, known = [], torch.arange(2000) < 7
+
+    def denoise(x, t):
+        seen.append(x[:, :7].clone())
+        return gaussian()(x, t)
+
+    bits = bound(denoise, LINEAR, DATA, descending(snr_levels(LINEAR, 5)), rng=draws(0, range(4)), known=known)
+    assert len(seen) == 5 and all(torch.equal(part, DATA[:, :7]) for part in seen)
+    assert bool((bits[:, :7] == 0).all()) and bool((bits[:, 7:].mean(1) > 3).all())
+
+
+def test_known_elements_do_not_count_in_the_variance():
+    odd, known = DATA.clone(), torch.arange(2000) < 1500
+    odd[:, :1500] = 1.0
+    times = descending(snr_levels(LINEAR, 10))
+    plain, other = (bound(gaussian(), LINEAR, x, times, rng=draws(0, range(4)), known=known) for x in (DATA, odd))
+    assert torch.equal(plain, other)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_and_another_seed_is_another_estimate():
+    times = descending(snr_levels(LINEAR, 20))
+    both = bound(gaussian(), LINEAR, DATA[:2], times, rng=draws(5, [0, 1]))
+    alone = bound(gaussian(), LINEAR, DATA[1:2], times, rng=draws(5, [1]))
+    other = bound(gaussian(), LINEAR, DATA[1:2], times, rng=draws(6, [1]))
+    assert torch.equal(both[1:], alone)
+    assert not torch.equal(alone, other)
+    assert float(alone.mean()) == pytest.approx(float(other.mean()), abs=0.2)
