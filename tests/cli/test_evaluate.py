@@ -129,7 +129,8 @@ def test_two_processes_draw_what_one_draws(folder, tmp_path, tmp_path_factory):
     told = []
     for number in ("1", "2"):
         out = tmp_path / number
-        subprocess.run([*words, "--out", str(out), "--devices", number], check=True, capture_output=True, timeout=300)
+        ran = subprocess.run([*words, "--out", str(out), "--devices", number], capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stderr
         told.append(json.loads((out / "result.json").read_text())["cases"][0]["forecasts"][0]["scores"])
         assert len(list((out / "samples").rglob("*.npz"))) == 5
     assert told[0] == told[1]
