@@ -152,6 +152,11 @@ def _wins(told: Mapping[str, Any], better: str) -> bool:
     return told["high"] < 0 if better == "lower" else told["low"] > 0 if better == "higher" else False
 
 
+def _loses(told: Mapping[str, Any], better: str) -> bool:
+    """Whether it lies wholly on the bad side."""
+    return _wins(told, {"lower": "higher", "higher": "lower"}.get(better, better))
+
+
 def verdicts(judged: Sequence[Judged]) -> list[str]:
     """In one sentence for each model: how it does beside the simple forecasts, by its first metric."""
     told = []
@@ -160,13 +165,15 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
         key = next((k for k in one.model.get("scores", {}) if others and k in others[0]["minus"]), None)
         if key is None:
             continue
-        about = one.model["scores"][key]
-        wins = [simple for simple in others if _wins(simple["minus"].get(key, {}), str(about.get("better")))]
-        rest = [simple["name"] for simple in others if simple not in wins]
-        beats = f"{one.name}: {about.get('label', key)} {number(about['mean'])}"
-        beats += f" ({span(about)})" if span(about) else ""
-        beats += f", better than {len(wins)} of {len(others)} simple forecasts by paired 95 % intervals"
-        told.append(f"{beats}; not surely better than {', '.join(rest)}." if rest else f"{beats}.")
+        about, better = one.model["scores"][key], str(one.model["scores"][key].get("better"))
+        wins = [simple["name"] for simple in others if _wins(simple["minus"].get(key, {}), better)]
+        worse = [simple["name"] for simple in others if _loses(simple["minus"].get(key, {}), better)]
+        open_ = [simple["name"] for simple in others if simple["name"] not in (*wins, *worse)]
+        words = f"{one.name}: {about.get('label', key)} {number(about['mean'])}"
+        words += f" ({span(about)})" if span(about) else ""
+        words += f", better than {len(wins)} of {len(others)} simple forecasts by paired 95 % intervals"
+        words += f"; worse than {', '.join(worse)}" if worse else ""
+        told.append(words + (f"; no clear difference from {', '.join(open_)}." if open_ else "."))
     return told
 
 

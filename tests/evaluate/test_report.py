@@ -213,6 +213,38 @@ def test_clips_without_truth_or_given_frames_are_shown(tmp_path):
     assert "Where the forecasts are wrong" not in told.headings and "The forecasts themselves" in told.headings
 
 
+def test_a_model_that_loses_is_said_to_be_worse(tmp_path):
+    told = page(tmp_path, write_result(tmp_path / "a", error=14.0, leave_out=NO_PICTURES))
+    assert "better than 1 of 2 simple forecasts by paired 95 % intervals; worse than analog-8." in told.text
+
+
+def test_generated_clips_have_no_truth_but_stand_beside_real_ones(tmp_path):
+    folder = write_result(
+        tmp_path / "a", known=(), windows=1, units=1, settings={"task": "generate"}, leave_out=["simple"]
+    )
+    result = json.loads((folder / "result.json").read_text())
+    curves_told = result["cases"][0]["forecasts"][0]["by_frame"]
+    curves_told.clear()
+    curves_told |= {"variance": {"frames": [0, 1], "mean": [1.0, 2.0]}}
+    curves_told |= {"variance_of_real": {"frames": [0, 1, 2], "mean": [3.0, 4.0, None]}}
+    (folder / "result.json").write_text(json.dumps(result))
+    told = page(tmp_path, folder)
+    assert "Where the forecasts are wrong" not in told.headings
+    spoken = [attributes.get("alt", "") for _, attributes in told.media]
+    assert any("a real clip" in text for text in spoken) and not any("truth," in text for text in spoken)
+    assert [text for text in spoken if "variance" in text] == [
+        "Lines of variance over frames 0 to 1: vortex-ramvid from 1 to 2; real clips from 3 to 4."
+    ]
+
+
+def test_deviations_that_hold_in_every_case_are_said_once(tmp_path):
+    names = ["2 → 4", "2 → 4 (1)"]
+    told = [f"2 samples instead of 8 ({name})" for name in names] + ["3 windows instead of 8 (2 → 4)"]
+    made = page(tmp_path, write_result(tmp_path / "a", cases=2, deviations=told, leave_out=NO_PICTURES))
+    assert "2 samples instead of 8 (in every case)" in made.text and "3 windows instead of 8 (2 → 4)" in made.text
+    assert made.html.count("<li>2 samples") == 1
+
+
 def test_a_page_of_large_frames_stays_small(tmp_path):
     result = write_result(tmp_path / "a", side=16, channels=3, cases=2, leave_out=["simple"])
     rng = torch.Generator().manual_seed(0)
