@@ -17,7 +17,7 @@ from framecast import __version__
 from framecast.data.files import new_file
 from framecast.data.plot import training_curves
 from framecast.evaluate.compare import unlike
-from framecast.evaluate.report_pictures import SHELF, Picture, Shelf, by_frame, calibration, windows
+from framecast.evaluate.report_pictures import SHELF, Picture, Shelf, calibration, further, headline, windows
 from framecast.evaluate.report_tables import (
     Judged,
     Table,
@@ -112,19 +112,22 @@ def write_report(
     results, runs = _sorted([Path(source) for source in sources])
     grouped = _grouped(list(zip(distinct_names(results), results)))
     cases = sum(len(_case_names(group)) for group in grouped)
-    total, ids, sections = len(grouped) + len(runs), _Ids(), list[Section]()
-    shelf = Shelf(0)
+    share, ids, shelf = SHELF / (cases + len(runs)), _Ids(), Shelf(0)
+    trained, judged = list[Section](), list[Section]()
+
+    def done() -> None:
+        if progress is not None:
+            progress(len(trained) + len(judged), len(grouped) + len(runs))
+
+    for run in runs:  # first: the place that they leave is the results'
+        shelf.place += share
+        trained.append(_run_section(run, shelf, ids))
+        done()
     for group in grouped:
-        share = SHELF * len(_case_names(group)) / (cases + len(runs))
-        sections.append(_judged_section(group, shelf, share, ids, windows_each=_WINDOWS if cases == 1 else 1))
-        if progress is not None:
-            progress(len(sections), total)
-    for run in runs:
-        shelf.place += SHELF / (cases + len(runs))
-        sections.append(_run_section(run, shelf, ids))
-        if progress is not None:
-            progress(len(sections), total)
-    page = _rendered(sections, grouped, runs, shelf.left_out)
+        judged.append(_judged_section(group, shelf, share, ids, windows_each=_WINDOWS if cases == 1 else 1))
+        done()
+    sections = judged + trained
+    page = _rendered(sections, grouped, runs)
     with new_file(out, overwrite=overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
@@ -175,7 +178,7 @@ def _judged_section(
     anchor, cases = ids(title), []
     for name in names:
         judged = [Judged(who, result, case) for who, result in group if (case := result.case(name)) is not None]
-        shelf.place += share / len(names)
+        shelf.place += share
         cases.append(_case(name, judged, shelf, ids, titled=len(names) > 1, count=windows_each))
     data = first.told["data"]
     described = str(settings.get("about", ""))
@@ -208,12 +211,16 @@ def _gathered(deviations: Sequence[str], cases: Sequence[str]) -> list[str]:
 
 def _case(name: str, judged: Sequence[Judged], shelf: Shelf, ids: _Ids, *, titled: bool, count: int) -> Case:
     before = shelf.left_out
-    groups = [Group(ids(f"{name} frame by frame"), "Frame by frame", by_frame(judged, shelf))]
-    sure = calibration(judged, shelf)
-    groups.append(Group(ids(f"{name} calibration"), "Does the forecast know how sure it is?", sure))
+    # what comes first has its place on the page for certain
+    curves = headline(judged, shelf)
     maps, films = windows(judged, shelf, count=count)
-    groups.append(Group(ids(f"{name} maps"), "Where the forecasts are wrong", maps))
-    groups.append(Group(ids(f"{name} videos"), "The forecasts themselves", films))
+    sure, rest = calibration(judged, shelf), further(judged, shelf)
+    groups = [
+        Group(ids(f"{name} frame by frame"), "Frame by frame", curves + rest),
+        Group(ids(f"{name} calibration"), "Does the forecast know how sure it is?", sure),
+        Group(ids(f"{name} maps"), "Where the forecasts are wrong", maps),
+        Group(ids(f"{name} videos"), "The forecasts themselves", films),
+    ]
     tables = [scores(judged) if any(one.model.get("scores") for one in judged) else None]
     tables.append(between(judged) if len(judged) > 1 else None)
     tables += [differences(one) for one in judged]
@@ -320,9 +327,7 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
-def _rendered(
-    sections: Sequence[Section], groups: Sequence[Sequence[tuple[str, Result]]], runs: Sequence[Path], left_out: int
-) -> str:
+def _rendered(sections: Sequence[Section], groups: Sequence[Sequence[tuple[str, Result]]], runs: Sequence[Path]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     where = Environment(

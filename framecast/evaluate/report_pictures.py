@@ -26,14 +26,14 @@ from framecast.evaluate.result_folder import Shown
 from framecast.metrics.forecast import crps_maps, eight_bit
 from framecast.video import Clip
 
-SHELF = 1_250_000  # bytes of all pictures of a page; their base64 is a third longer
+SHELF = 1_350_000  # bytes of all pictures of a page; their base64 is a third longer
 _SIDE = 128  # pixels; larger frames are averaged down
 _SIMPLE = 3  # simple forecasts in strips and videos, the best ones
 _MAPPED = 6  # frames of a map
 _COLUMNS = 8  # frames of a strip
 _REAL = "_of_real"  # ends the name of a curve that real clips give, to stand beside the one without
 _CONTROLS = 56  # pixels under a video, where players put their controls
-_PANELS = 6  # metrics with curves beside 1 / CRPS and LPIPS
+_CALIBRATED = ("diversity", "spread", "skill")  # metrics that calibration speaks of
 _MIMES = {".svg": "image/svg+xml", ".png": "image/png", ".mp4": "video/mp4"}
 
 
@@ -69,21 +69,27 @@ class Shelf:
         (self.pictures if to is None else to).append(Picture(kind, uri, alt, caption, wide))
 
 
-def by_frame(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
-    """A curve over frames for each metric: 1 / CRPS first, then LPIPS, then the others.
+def headline(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
+    """Over frames: 1 / CRPS, and LPIPS where it was measured.
 
     Source: RVD paper, figure 3.
     """
     told = judged[0].model.get("by_frame") or {}
     found: list[Picture] = []
     inverse = next((key for key in ("crps", "crps_fair") if key in told), None)
-    others = [key for key in told if not key.startswith("crps") and key not in ("diversity", "spread", "skill")]
-    others = [key for key in others if not key.endswith(_REAL)]
-    others.sort(key=lambda key: not key.startswith("lpips"))
     if inverse is not None:
         _draw(judged, inverse, shelf, found, inverted=_inverted)
-    for key in others[:_PANELS]:
+    for key in (key for key in told if key.startswith("lpips")):
         _draw(judged, key, shelf, found, inverted=None)
+    return found
+
+
+def further(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
+    """Over frames: the metrics that are neither in `headline` nor in `calibration`."""
+    found: list[Picture] = []
+    for key in judged[0].model.get("by_frame") or {}:
+        if not key.startswith(("crps", "lpips")) and key not in _CALIBRATED and not key.endswith(_REAL):
+            _draw(judged, key, shelf, found, inverted=None)
     return found
 
 
@@ -175,7 +181,7 @@ class _Window:
 
 
 def windows(judged: Sequence[Judged], shelf: Shelf, *, count: int) -> tuple[list[Picture], list[Picture]]:
-    """Of the first windows kept: maps of CRPS (of the first one), then a strip and a video of each.
+    """Of the first windows kept: maps of CRPS (of the first one), then a video and a strip of each.
 
     Args:
         judged: results of one case; those that keep no frames are passed over.
@@ -183,7 +189,7 @@ def windows(judged: Sequence[Judged], shelf: Shelf, *, count: int) -> tuple[list
         count: most windows.
 
     Returns:
-        The maps; strips and videos.
+        The maps; videos and strips.
     """
     kept = [(one, {shown.name: shown for shown in one.result.shown(one.case["name"])}) for one in judged]
     kept = [(one, shown) for one, shown in kept if shown]
@@ -196,8 +202,8 @@ def windows(judged: Sequence[Judged], shelf: Shelf, *, count: int) -> tuple[list
             continue
         if i == 0:
             _maps(window, shelf, maps)
-        _strip(window, shelf, films)
         _video(window, shelf, films)
+        _strip(window, shelf, films)
     return maps, films
 
 
