@@ -175,6 +175,7 @@ def rank_bars(ranks: Sequence[int]) -> bytes:
         axes = cells[0][0]
         share = np.asarray(ranks, np.float64) / max(1, sum(ranks)) * len(ranks)  # 1: as often as chance has it
         axes.bar(np.arange(len(ranks)), share, 0.85, color=_COLOURS[0])
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.axhline(1.0, color=_INK, linewidth=1.0, linestyle=_DASHES[0])
         _label(figure, axes, "samples below the truth", "how often, beside chance", legend=False)
         return _svg(figure)

@@ -226,7 +226,7 @@ def _case(name: str, judged: Sequence[Judged], shelf: Shelf, ids: _Ids, *, title
     tables += [differences(one) for one in judged]
     tables += [sets(judged), published(judged)]
     lost = shelf.left_out - before
-    notes = [f"{lost} further pictures were left out to keep this page small." if lost else ""]
+    notes = [f"Left out to keep this page small: {lost} of the pictures." if lost else ""]
     if not films:
         notes.append("No frames were kept with this result, so there are no strips and videos.")
     seconds = [f"{one.name} {number(one.model['seconds'])} s" for one in judged if one.model.get("seconds")]
@@ -266,7 +266,7 @@ def _run_section(run: Path, shelf: Shelf, ids: _Ids) -> Section:
     groups.append(Group(ids(f"{name} previews"), "What it makes of held-out clips", previews))
     notes = [] if found else ["There is nothing to draw yet: metrics.csv is missing or holds fewer than two steps."]
     if lost := shelf.left_out - before:
-        notes.append(f"{lost} previews were left out to keep this page small.")
+        notes.append(f"Left out to keep this page small: {lost} of the pictures.")
     if not previews and not lost:
         notes.append("This folder holds no previews.")
     texts = [("Every setting", _text(run / "config.yaml")), ("Machine and versions", _text(run / "env.json"))]

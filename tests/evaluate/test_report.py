@@ -257,7 +257,7 @@ def test_a_page_of_large_frames_stays_small(tmp_path):
         shutil.rmtree(other)
         shutil.copytree(first / "0", other)
     told = page(tmp_path, result)
-    assert len(told.html) < 2_000_000 and "left out to keep this page small" in told.text
+    assert len(told.html) < 2_000_000 and "Left out to keep this page small" in told.text
     assert told.headings.count("Frame by frame") == 2  # the curves of every case are there
 
 
