@@ -29,7 +29,7 @@ from framecast.task import sliding_windows
 from framecast.video import Known
 
 PREVIEW_STEPS = 20  # enough to see what is learned, cheap enough to do often
-# noise levels of a score; vortex-ramvid at 10, 20, 40, 70 and 100 of its 1,000: 2.08, 1.51, 1.39, 1.37 and 1.36 bits
+# noise levels of a score; vortex-ramvid at 10, 20, 40, 100 and all 1,000: 2.08, 1.51, 1.39, 1.36 and 1.35 bits
 SCORE_LEVELS = 40
 
 
