@@ -47,6 +47,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--c3d", type=Path, metavar="FILE", help="C3D weights, for the Inception Score")
     parser.add_argument("--c3d-mean", type=Path, metavar="FILE", help="mean clip that goes with C3D weights")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="backbone weights (AlexNet, or VGG-16) for LPIPS")
+    parser.add_argument("--report", action="store_true", help="also write the page of framecast report")
     parser.add_argument("--lossy", action="store_true", help="take stored samples from videos, too; the result tells")
     argument_device(parser)
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="how many of them draw (default 1)")
@@ -103,7 +104,7 @@ def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Co
     if args.dry_run:
         return 0
     source = Kept(computed, out / "samples", whose) if model.system.parts() else computed
-    return _run(plan, source, out, console, device=model.system.device)
+    return _run(plan, source, out, console, device=model.system.device, report=args.report)
 
 
 def _judge_together(
@@ -136,7 +137,7 @@ def _judge_together(
             console.note(f"Stopped. What was drawn is kept in {out}; the same command goes on from there.")
         return 130
     fabric.barrier()
-    return _run(plan, source, out, console, device=fabric.device) if first else 0
+    return _run(plan, source, out, console, device=fabric.device, report=args.report) if first else 0
 
 
 def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Console) -> int:
@@ -158,10 +159,10 @@ def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Con
     if args.dry_run:
         console.result({"dry_run": True, "windows": {slug: len(some) for slug, some in names.items()}})
         return 0
-    return _run(plan, source, out, console, device=torch.device("cpu"))
+    return _run(plan, source, out, console, device=torch.device("cpu"), report=args.report)
 
 
-def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any) -> int:
+def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any, report: bool) -> int:
     import time
     from dataclasses import replace
 
@@ -179,7 +180,13 @@ def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any
     files = write(out, told, cases)
     _tell(told, console)
     console.say(f"{out}: {', '.join(path.name for path in files)}, shown/, in {duration(time.perf_counter() - began)}")
-    console.say(f"see it: framecast report {out}")
+    if report:
+        from framecast.evaluate.report import write_report
+
+        page = write_report([out], out / "report.html", overwrite=True)
+        console.say(f"{page}: one page, opens without a network")
+    else:
+        console.say(f"see it: framecast report {out}")
     console.result({"out": str(out), **told})
     return 0
 

@@ -22,6 +22,7 @@ from framecast.evaluate.report_tables import (
     Judged,
     Table,
     between,
+    by_motion,
     differences,
     number,
     published,
@@ -224,7 +225,7 @@ def _case(name: str, judged: Sequence[Judged], shelf: Shelf, ids: _Ids, *, title
     tables = [scores(judged) if any(one.model.get("scores") for one in judged) else None]
     tables.append(between(judged) if len(judged) > 1 else None)
     tables += [differences(one) for one in judged]
-    tables += [sets(judged), published(judged)]
+    tables += [by_motion(judged), sets(judged), published(judged)]
     lost = shelf.left_out - before
     notes = [f"Left out to keep this page small: {lost} of the pictures." if lost else ""]
     if not films:

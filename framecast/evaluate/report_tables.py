@@ -199,6 +199,23 @@ def sets(judged: Sequence[Judged]) -> Table | None:
     return Table(caption, ("", *(name for name, _ in columns), "floor"), tuple(rows), " ".join(notes))
 
 
+def by_motion(judged: Sequence[Judged]) -> Table | None:
+    """The first metric over windows that move least, a middle third, and windows that move most."""
+    columns = [(one.name, one.model) for one in judged] + [(s["name"], s) for s in judged[0].simple]
+    columns = [(name, one) for name, one in columns if one.get("by_motion")]
+    metric = next(iter(judged[0].model.get("scores", {})), "")
+    if not columns or metric not in columns[0][1]["by_motion"]:
+        return None
+    motion, about = columns[0][1]["by_motion"]["motion"], judged[0].model["scores"][metric]
+    rows = []
+    for third, words in enumerate(("least motion", "middle", "most motion")):
+        cells = [Cell(number(one["by_motion"].get(metric, [None] * 3)[third])) for _, one in columns]
+        rows.append((f"{words} ({number(motion[third])})", tuple(cells)))
+    caption = f"{heading(about, metric)} by how much the window moves"
+    note = "In brackets: mean absolute difference of neighbouring frames of the truth, in 8-bit levels."
+    return Table(caption, ("", *(name for name, _ in columns)), tuple(rows), note)
+
+
 def _counts(told: Mapping[str, Any]) -> str:
     return f"{told.get('n_real') or 0:,} real, {told.get('n_fake') or 0:,} judged"
 

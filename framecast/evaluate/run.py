@@ -25,6 +25,7 @@ from framecast.evaluate.baselines import BASELINES, baseline
 from framecast.evaluate.clip_sets import ClipSets, Found
 from framecast.evaluate.intervals import Interval, bootstrap
 from framecast.evaluate.plan import Plan, Progress, Stage, silent
+from framecast.evaluate.result_folder import array_name
 from framecast.evaluate.samples import CHUNK, Computed, Source
 from framecast.evaluate.scoring import Scored, score
 from framecast.evaluate.terms import Case
@@ -264,7 +265,11 @@ def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: W
         for source in sources:
             made = source.samples(case, name, clip, min(_shown_samples(plan), source.most))
             _keep(
-                folder / f"{source.name}.npz", made.video, clip.fps if clip else None, made.value_range, source.record
+                folder / array_name(source.name),
+                made.video,
+                clip.fps if clip else None,
+                made.value_range,
+                source.record,
             )
         with new_file(folder / "about.json", overwrite=True) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -68,6 +68,7 @@ def compared(
     fake: Features,
     *,
     better: str = "lower",
+    least: float = 0.0,
     folds: int = FOLDS,
     mean_of_folds: bool = False,
     note: str = "",
@@ -80,6 +81,7 @@ def compared(
         real: the reference.
         fake: the set judged.
         better: lower, higher or none.
+        least: no value can be lower; the interval ends there.
         folds: disjoint parts for the interval, which reaches t s / sqrt(folds) to both sides of the value, s being the
             standard deviation over parts; the value of a part is biased more than the whole's, its spread is not.
         mean_of_folds: the value is the mean over the parts, as protocols of cross-validation want.
@@ -92,6 +94,7 @@ def compared(
     parts = _on_parts(measure, real, fake, folds)
     value = float(np.mean(parts)) if mean_of_folds and parts else whole
     low, high = _interval(value, parts)
+    low = None if low is None else max(low, least)
     halves = real.part(0, 2), real.part(1, 2)
     floor = _tried(measure, *halves)
     return SetFigure(label, value, low, high, tuple(parts), len(real.values), len(fake.values), floor, better, note)
@@ -122,7 +125,9 @@ def frechet_figures(
     measure = partial(frechet_of, ddof=ddof)
     return {
         name: compared(label, measure, real, fake, folds=number, mean_of_folds=folds > 1, note=note),
-        kernel.lower(): compared(kernel, kernel_distance, real, fake, note="unbiased in the number of clips"),
+        kernel.lower(): compared(
+            kernel, kernel_distance, real, fake, least=-math.inf, note="unbiased in the number of clips"
+        ),
     }
 
 
