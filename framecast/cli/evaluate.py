@@ -245,7 +245,7 @@ def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace,
         for count, samples in _asked(plan, case):
             together = rules.task == "generate"  # several clips by one call
             runs = -(-count * samples // args.batch) if together else count * -(-samples // args.batch)
-            calls += runs * network_calls(options, model.system)
+            calls += runs * network_calls(options, model.system) * _runs(model, options, case)
             values += count * samples * case.frames
             told.append(f"{case.name}: {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
     spec = model.video if model.video.height else rules
@@ -268,6 +268,11 @@ def _asked(plan: Plan, case: Case) -> Iterator[tuple[int, int]]:
         count = cut.windows or len(plan.cut(case, cut))
         samples = plan.samples or cut.samples
         yield min(count, plan.windows or count), samples if cut is rules.paired else min(samples, cut.samples)
+
+
+def _runs(model: Model, options: Any, case: Case) -> int:
+    """In how many windows of its own the model completes one of the protocol."""
+    return len(model.system.plan([i in case.known for i in range(case.frames)], options))
 
 
 def _bytes(model: Model) -> bool:

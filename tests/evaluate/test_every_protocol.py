@@ -46,6 +46,7 @@ class Halved:
 def models(tmp_path_factory):
     """An untrained model of grey clips, and one of coloured clips that can also reconstruct."""
     experiment, made = ramvid(), {}
+    torch.manual_seed(0)  # the same in every process of a parallel run, which share the cache
     for channels in (1, 3):
         video = VideoSpec(channels=channels, height=SIDE, width=SIDE, clip_frames=16)
         system = build_system("ramvid", {**to_plain(experiment.model), "patch": 16}, video, to_plain(experiment.sample))
@@ -58,7 +59,9 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    return FeatureCache(tmp_path_factory.mktemp("cache") / "features.sqlite")
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if folder.name.startswith("popen-") else folder  # of all processes of a parallel run
+    return FeatureCache(shared / "features.sqlite")
 
 
 @pytest.fixture(scope="session")
