@@ -245,7 +245,7 @@ def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace,
         for count, samples in _asked(plan, case):
             together = rules.task == "generate"  # several clips by one call
             runs = -(-count * samples // args.batch) if together else count * -(-samples // args.batch)
-            calls += runs * network_calls(options, model.system) * _runs(model, options, case)
+            calls += runs * network_calls(options, model.system) * _runs(model, options, rules, case)
             values += count * samples * case.frames
             told.append(f"{case.name}: {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
     spec = model.video if model.video.height else rules
@@ -270,8 +270,10 @@ def _asked(plan: Plan, case: Case) -> Iterator[tuple[int, int]]:
         yield min(count, plan.windows or count), samples if cut is rules.paired else min(samples, cut.samples)
 
 
-def _runs(model: Model, options: Any, case: Case) -> int:
+def _runs(model: Model, options: Any, rules: Protocol, case: Case) -> int:
     """In how many windows of its own the model completes one of the protocol."""
+    if rules.task == "reconstruct":
+        return 1
     return len(model.system.plan([i in case.known for i in range(case.frames)], options))
 
 
