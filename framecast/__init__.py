@@ -31,6 +31,7 @@ _HOMES = {
     "Clip": "framecast.video:Clip",
     "Forecast": "framecast.forecast:Forecast",
     "Model": "framecast.generate:Model",
+    "Score": "framecast.score:Score",
     "Task": "framecast.task:Task",
     "UnsupportedTask": "framecast.task:UnsupportedTask",
     "VideoSpec": "framecast.experiment:VideoSpec",
