@@ -30,6 +30,7 @@ from framecast.data.image_file import write_image
 from framecast.data.video_file import write_video
 from framecast.experiment import VideoSpec, to_plain, to_yaml
 from framecast.train.run import run
+from tests.spoiled import JUDGING, spoil_networks, spoil_results, spoil_samples, spoil_sets
 from tests.tiny import change, ramvid, write_clips
 
 BY = {"by": "test"}
@@ -205,6 +206,10 @@ def world(tmp_path_factory):
             spoil_models,
             spoil_weights,
             spoil_runs,
+            spoil_networks,
+            spoil_sets,
+            spoil_samples,
+            spoil_results,
         ):
             spoil(at)
     return SimpleNamespace(at=at, before=seen(at))
@@ -468,7 +473,7 @@ OTHERS = [
 
 SAMPLED = [(f"predict tiny clip.npz {words}", code, said) for words, code, said in SAMPLING]
 TRAINED = [(f"train tiny.yaml --device cpu {words}", code, said) for words, code, said in DATA]
-CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SIMPLE, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS]
+CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SIMPLE, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS, *JUDGING]
 
 
 # ---- the tests
@@ -535,6 +540,37 @@ def test_what_the_cases_spoil_works_when_it_is_whole(world, monkeypatch, line):
     monkeypatch.chdir(world.at)
     assert main([*line.split(), "--device", "cpu", "--dry-run"]) == 0
     assert_untouched(world)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate kept --data flows --windows 2",
+        "evaluate all.npy --data flows --windows 2",
+        "compare result result-again",
+        "score tiny one.npy --levels 2",
+    ],
+)
+def test_what_judging_reads_works_when_it_is_whole(world, monkeypatch, tmp_path, line):
+    monkeypatch.chdir(world.at)
+    assert main([*line.split(), "--out", str(tmp_path / "new")]) == 0
+    assert list((tmp_path / "new").iterdir())
+    assert_untouched(world)
+
+
+def test_weights_are_taken_when_they_are_whole(world, monkeypatch):
+    monkeypatch.chdir(world.at)
+    words = "--i3d i3d-untold.pt --i3d-eps 1e-5 --lpips alex.pt --dry-run"
+    assert main(["evaluate", "persistence", "--data", "flows", *words.split()]) == 0
+    assert_untouched(world)
+
+
+def test_windows_beyond_what_there_is_are_all_there_are(world, monkeypatch, capsys):
+    monkeypatch.chdir(world.at)
+    capsys.readouterr()
+    words = ["--data", "flows", "--windows", "999", "--dry-run", "--json"]
+    assert main(["evaluate", "persistence", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["cases"][0].startswith("4 → 12: 128 windows")
 
 
 def test_pipe_without_a_clip_is_told(refused, monkeypatch):
