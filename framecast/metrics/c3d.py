@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from framecast.assets import sha256
 from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.resize import resize
-from framecast.metrics.weight_file import read_weights
+from framecast.metrics.weight_file import read_weights, try_script
 
 CLASSES, FRAMES, SIDE = 101, 16, 112
 _MEANT = "C3D (UCF-101)"
@@ -157,13 +157,17 @@ def load_c3d(path: Path | str, mean: Path | str | None = None) -> FeatureNetwork
     if isinstance(content, torch.jit.ScriptModule):
         if mean is not None:
             raise ValueError(f"{path} is a TorchScript archive, which has its own mean clip: leave {mean} out.")
-        return _features(path, Scripted(content), {"names": "torchscript", "mean": "inside the archive"})
+        scripted = Scripted(content)
+        _check_script(path, scripted)
+        return _features(path, scripted, {"names": "torchscript", "mean": "inside the archive"})
     state = {name.replace("/", "."): tensor for name, tensor in content.items()}
     with torch.device("meta"):
         network = C3D()
     _check(state, network, where=str(path))
     if mean is None:
-        raise ValueError(f"{path} needs the mean clip that is subtracted from what it sees: give mean2.npz beside it.")
+        raise ValueError(
+            f"{path} needs the mean clip that is subtracted from what it sees: give mean2.npz too (--c3d-mean FILE)."
+        )
     network.load_state_dict(state, assign=True)
     cube = _read_mean(Path(mean))
     return _features(path, Probabilities(network, cube), {"names": "chainer", "mean": sha256(Path(mean))})
@@ -178,6 +182,16 @@ def _features(path: Path, network: nn.Module, about: dict[str, Any]) -> FeatureN
         width=CLASSES,
         network=network.requires_grad_(False).eval(),
     )
+
+
+def _check_script(path: Path, network: Scripted) -> None:
+    made = try_script(path, network, frames=FRAMES, width=CLASSES, meant=_MEANT, takes="takes clips of 16 frames")
+    if not bool((made >= 0).all()) or abs(made.sum().item() - 1) > 1e-3:
+        low, high, total = made.min().item(), made.max().item(), made.sum().item()
+        raise ValueError(
+            f"{path} answers with values from {low:.3g} to {high:.3g} that sum to {total:.3g}, not with probabilities: "
+            f"{_MEANT} ends in a softmax."
+        )
 
 
 def _check(state: dict[str, Tensor], network: C3D, *, where: str) -> None:

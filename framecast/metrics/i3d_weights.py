@@ -18,7 +18,7 @@ from framecast.assets import sha256
 from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.i3d import CLASSES, I3D, SHORTEST, SIDE
 from framecast.metrics.resize import resize, short_side_crop
-from framecast.metrics.weight_file import read_weights
+from framecast.metrics.weight_file import read_weights, try_script
 
 Resize = Literal["straight", "tf1", "short_side"]
 RESIZES = ("straight", "tf1", "short_side")
@@ -242,8 +242,11 @@ def _scripted(path: Path, module: torch.jit.ScriptModule, *, eps: float | None, 
             "resize and return_features."
         )
     sized = "inside the archive" if resize == "straight" else resize
+    network = Scripted(module, resize)
+    takes = f"as published with StyleGAN-V takes clips of {SHORTEST} frames or more"
+    try_script(path, network, frames=SHORTEST, width=CLASSES, meant=_MEANT, takes=takes)
     about = {"names": "torchscript", "eps": "inside the archive", "eps_from": "archive", "resize": sized}
-    return _features(path, Scripted(module, resize), about)
+    return _features(path, network, about)
 
 
 class Scripted(nn.Module):

@@ -247,7 +247,10 @@ def _check_backbone(state: Mapping[str, Tensor], net: Net, path: Path) -> None:
     name = _BACKBONES[net].name
     another = next((other for other, difference in told.items() if difference is None), None)
     if another is not None:
-        raise ValueError(f"{path} holds {_BACKBONES[another].name}, not {name}: choose the net {another}.")
+        raise ValueError(
+            f"{path} holds {_BACKBONES[another].name}, and the protocol, or the call, asks for LPIPS with "
+            f"{name}: give {name}'s file, such as {_BACKBONES[net].files[0]}."
+        )
     raise ValueError(f"{path} does not hold torchvision's {name}: {told[net]}.")
 
 

@@ -108,6 +108,36 @@ def _read_script(path: Path) -> torch.jit.ScriptModule:
         return torch.jit.load(str(path), map_location="cpu").eval()
 
 
+def try_script(
+    path: Path, network: Callable[[Tensor], Any], *, frames: int, width: int, meant: str, takes: str
+) -> Tensor:
+    """What a TorchScript archive answers to a dark clip: nothing else tells what it is.
+
+    Args:
+        path: of the archive, for sentences.
+        network: takes 8-bit clips (N, T, 3, H, W).
+        frames: of the clip.
+        width: values that it must answer with.
+        meant: what the file should be.
+        takes: what such a network takes, for sentences.
+
+    Raises:
+        ValueError: it cannot take such a clip, or answers with something else.
+    """
+    refused = f"{path} is a TorchScript archive of another network: {meant} {takes}"
+    try:
+        with torch.no_grad():
+            made = network(torch.zeros(1, frames, 3, 32, 32, dtype=torch.uint8))
+    except Exception:  # an archive fails in the words of whatever is in it
+        raise ValueError(f"{refused}, and this one fails on such a clip.") from None
+    found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+    if found != (1, width):
+        raise ValueError(f"{refused}, and this one answers with {found}, not (1, {width}).")
+    if not bool(torch.isfinite(made).all()):
+        raise ValueError(f"{path} answers with values that are not numbers: it is damaged; download it anew.")
+    return made
+
+
 _READ: dict[str, Callable[[Path], Any]] = {
     "archive": _read_archive,
     "torch": _read_torch,

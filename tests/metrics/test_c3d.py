@@ -65,7 +65,7 @@ def test_key_tells_mean_clips_apart(hollow, tmp_path):
 
 
 def test_a_mean_is_needed_and_looked_at(hollow, tmp_path):
-    with pytest.raises(ValueError, match="needs the mean clip"):
+    with pytest.raises(ValueError, match=r"needs the mean clip .+ mean2\.npz too \(--c3d-mean FILE\)"):
         load_c3d(hollow[1])
     np.savez(tmp_path / "small.npz", mean=np.zeros((3, 16, 112, 112), np.float32))
     with pytest.raises(ValueError, match=r"mean has shape \(3, 16, 112, 112\), expected"):
@@ -102,3 +102,39 @@ def test_an_archive_answers_with_probabilities_and_has_its_own_mean(hollow, tmp_
     assert network.features(formula_clip(16, 8, 8)[None]).sum().item() == pytest.approx(1, abs=1e-6)
     with pytest.raises(ValueError, match="which has its own mean clip"):
         load_c3d(tmp_path / "c3d_ucf101.pt", hollow[2])
+
+
+class Logits(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x.mean((1, 2, 3, 4))[:, None] * torch.ones(1, 101) + torch.arange(101)[None]
+
+
+class Short(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x[:, 0, 0, 0]
+
+
+class Flat(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return x @ torch.ones(7, 7)
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, x: torch.Tensor):
+        return torch.full((x.shape[0], 101), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Logits, r"answers with values from 0 to 100 that sum to 5\.05e\+03, not with probabilities"),
+        (Short, r"another network: C3D .+16 frames, and this one answers with \(1, 32\), not \(1, 101\)"),
+        (Flat, r"another network: C3D .+16 frames, and this one fails on such a clip"),
+        (Nothing, r"answers with values that are not numbers"),
+    ],
+)
+def test_an_archive_is_tried_when_it_is_loaded(tmp_path, network, said):
+    torch.jit.script(network()).save(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=said) as refused:
+        load_c3d(tmp_path / "other.pt")
+    assert "other.pt" in str(refused.value) and "\n" not in str(refused.value)

@@ -214,6 +214,13 @@ class Other(torch.nn.Module):
         return x.mean((2, 3, 4))
 
 
+class Short(torch.nn.Module):
+    """Has the words of the published archive, and other features."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
+        return x.mean((2, 3, 4))
+
+
 @pytest.fixture
 def archive(tmp_path):
     torch.jit.script(Archive()).save(tmp_path / "i3d_torchscript.pt")
@@ -236,5 +243,8 @@ def test_archives_of_other_networks_are_refused(archive, tmp_path):
     torch.jit.script(Other()).save(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="a TorchScript archive of another network"):
         load_i3d(tmp_path / "other.pt")
+    torch.jit.script(Short()).save(tmp_path / "short.pt")
+    with pytest.raises(ValueError, match=r"short\.pt is a .+ and this one answers with \(1, 3\), not \(1, 400\)"):
+        load_i3d(tmp_path / "short.pt")
     with pytest.raises(ValueError, match="whose epsilon is fixed inside"):
         load_i3d(archive, eps=1e-3)

@@ -160,7 +160,9 @@ def test_other_than_pictures_is_refused(alex, unchecked, a, b, sentence):
 
 
 def test_a_swapped_backbone_is_named(files):
-    with pytest.raises(ValueError, match=r"alex.pth holds AlexNet, not VGG-16: choose the net alex"):
+    with pytest.raises(
+        ValueError, match=r"alex.pth holds AlexNet, .+ asks for LPIPS with VGG-16: give VGG-16's file, such as vgg16"
+    ):
         load_lpips("vgg", files / "alex.pth")
 
 
