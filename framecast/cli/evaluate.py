@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from framecast.evaluate.terms import Case, Protocol
     from framecast.generate import Model
 
+_OUT = "FRAMECAST_EVALUATE_OUT"  # where processes that one command has started write
 # what a table shows of a forecast, where it has it
 COLUMNS = ("crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage")
 
@@ -56,13 +60,14 @@ def _evaluate_arguments(parser: Parser) -> None:
 def _evaluate(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.plan import Plan
     from framecast.evaluate.protocols import PROTOCOLS, protocol
+    from framecast.evaluate.stored import samples_in
 
     if args.protocol == "list" or args.model is None:
         return _list(PROTOCOLS.values(), console, asked=args.protocol == "list")
     rules = protocol(args.protocol)
     if rules.task == "record":
         return _record(rules, console)
-    stored = _stored(args.model)
+    stored = samples_in(Path(args.model))
     model = None if stored is not None else load_model(args)
     plan = Plan(
         rules=rules,
@@ -78,49 +83,38 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
     return _judge_stored(plan, stored, args, console)
 
 
-def _stored(name: str) -> Path | None:
-    """The path, where it holds samples and no model."""
-    from framecast.evaluate.stored import holds_samples
-
-    path = Path(name)
-    return path if holds_samples(path) else None
-
-
 def _judge_model(plan: Plan, model: Model, args: argparse.Namespace, console: Console) -> int:
-    from framecast.evaluate.samples import Computed, Kept
-    from framecast.evaluate.start import identity
+    from framecast.evaluate.kept import Kept, identity
+    from framecast.evaluate.samples import Computed
 
     rules = plan.rules
     options = _options(plan, model, args)
-    name = f"{rules.name}-{model.name}"
-    computed = Computed(
-        model, options=options, task=rules.task, quantise=rules.quantise, seed=args.seed, batch=args.batch
-    )
+    how: dict[str, Any] = {"task": rules.task, "quantise": rules.quantise, "seed": args.seed, "batch": args.batch}
+    computed = Computed(model, options=options, **how)
     whose = identity(rules, computed)
+    out = _out(args, f"{rules.name}-{model.name}", whose)
     if args.devices > 1 and model.system.parts() and not args.dry_run:
-        return _judge_together(plan, computed, whose, args, console)
-    out = _out(args, name, whose)
+        return _judge_together(plan, computed, whose, out, args, console)
     _tell_cost(plan, model, options, args, out, console)
     if args.dry_run:
         return 0
-    source = Kept(computed, out / "samples", whose) if model.system.parts() else computed
-    return _run(plan, source, out, console, device=model.system.device, report=args.report)
+    source: Source = Kept(computed, out / "samples", whose) if model.system.parts() else computed
+    return _run(plan, source, out, args, console, device=model.system.device)
 
 
 def _judge_together(
-    plan: Plan, computed: Computed, whose: dict[str, Any], args: argparse.Namespace, console: Console
+    plan: Plan, computed: Computed, whose: dict[str, Any], out: Path, args: argparse.Namespace, console: Console
 ) -> int:
     """Several processes draw, each on its device; the first one judges."""
     from framecast.devices import build_fabric
+    from framecast.evaluate.kept import Kept
     from framecast.evaluate.run import draw_share
-    from framecast.evaluate.samples import Kept
 
+    os.environ[_OUT] = str(out)  # the other processes run this same command, and must not choose another folder
     fabric = build_fabric(device=args.device, devices=args.devices)
     fabric.launch()
     first, model = fabric.is_global_zero, computed.model
     model.system.to(fabric.device)
-    told = Path(str(_out(args, f"{plan.rules.name}-{model.name}", whose))) if first else Path()
-    out = Path(fabric.broadcast(str(told)))
     if first:
         _tell_cost(plan, model, computed.options, args, out, console)
         Kept(computed, out / "samples", whose)  # claims the folder
@@ -134,53 +128,62 @@ def _judge_together(
             draw_share(plan, source, **share)
     except KeyboardInterrupt:
         if first:
-            console.note(f"Stopped. What was drawn is kept in {out}; the same command goes on from there.")
+            _tell_stopped(out, console)
         return 130
     fabric.barrier()
-    return _run(plan, source, out, console, device=fabric.device, report=args.report) if first else 0
+    return _run(plan, source, out, args, console, device=fabric.device) if first else 0
 
 
 def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Console) -> int:
-    from dataclasses import replace
-
     import torch
 
+    from framecast.evaluate.kept import ABOUT, told
     from framecast.evaluate.stored import Stored
-    from framecast.evaluate.windows import windows
+    from framecast.experiment import VideoSpec, from_plain
 
+    if args.steps or args.sampler or args.settings or args.devices > 1:
+        raise UsageError(
+            f"{path} holds samples that are drawn already: --steps, --sampler and --devices say nothing here."
+        )
     rules = plan.rules
-    cut = rules.paired or rules.sets
-    assert cut is not None
-    names = {case.slug: windows(rules, case, cut, plan.data).names[: args.windows] for case in rules.cases}
-    source = Stored(path, names, lossy=args.lossy)
-    plan = replace(plan, windows=args.windows)
-    out = out_folder(args, f"{rules.name}-{source.name}")
-    console.note(f"stored samples of {path}: {many(sum(map(len, names.values())), 'window')}; output: {out}")
+    if (path / ABOUT).exists() and (video := told(path / ABOUT).get("video")):
+        plan = dataclasses.replace(plan, like=from_plain(VideoSpec, video, where=str(path / ABOUT)))
+    names: dict[str, Sequence[str]] = {case.slug: _names(plan, case) for case in rules.cases}
+    main = rules.paired or rules.sets
+    enough = 1 if rules.task == "generate" or main is None else len(plan.cut(rules.cases[0], main))
+    source = Stored(path, rules, names, enough=enough, lossy=args.lossy)
+    plan = dataclasses.replace(plan, windows=min(source.windows, args.windows or source.windows), _cuts={})
+    out = _out(args, f"{rules.name}-{source.name}", {})
+    console.note(f"stored samples of {path}: {many(source.windows, 'window')}; output: {out}")
     if args.dry_run:
-        console.result({"dry_run": True, "windows": {slug: len(some) for slug, some in names.items()}})
+        console.result({"dry_run": True, "windows": source.windows, "out": str(out)})
         return 0
-    return _run(plan, source, out, console, device=torch.device("cpu"), report=args.report)
+    return _run(plan, source, out, args, console, device=torch.device("cpu"))
 
 
-def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any, report: bool) -> int:
-    import time
-    from dataclasses import replace
+def _names(plan: Plan, case: Case) -> list[str]:
+    """All windows that may be asked for, those compared with their truth first; of clips from nothing, numbers."""
+    rules = plan.rules
+    if rules.task == "generate":
+        return [str(i) for i in range(next(count for count, _ in _asked(plan, case)))]
+    cuts = [plan.cut(case, cut).names for cut in (rules.paired, rules.sets) if cut is not None]
+    return list(dict.fromkeys(name for names in cuts for name in names))
 
-    from framecast.evaluate.result import result, write
-    from framecast.evaluate.run import evaluate
+
+def _run(plan: Plan, source: Source, out: Path, args: argparse.Namespace, console: Console, *, device: Any) -> int:
+    from framecast.evaluate.start import finish
 
     began = time.perf_counter()
-    plan = replace(plan, shown=out / "shown")
+    plan = dataclasses.replace(plan, shown=out / "shown")
     try:
-        cases = evaluate(plan, source, stage=lambda label, unit: console.progress(label, unit=unit))
+        told = finish(plan, source, out, device=device, stage=lambda label, unit: console.progress(label, unit=unit))
     except KeyboardInterrupt:
-        console.note(f"Stopped. What was drawn is kept in {out}; the same command goes on from there.")
+        _tell_stopped(out, console)
         return 130
-    told = result(plan, source, cases, device=device)
-    files = write(out, told, cases)
     _tell(told, console)
-    console.say(f"{out}: {', '.join(path.name for path in files)}, shown/, in {duration(time.perf_counter() - began)}")
-    if report:
+    files = [path.name for path in sorted(out.iterdir()) if path.is_file()]
+    console.say(f"{out}: {', '.join(files)}, shown/, in {duration(time.perf_counter() - began)}")
+    if args.report:
         from framecast.evaluate.report import write_report
 
         page = write_report([out], out / "report.html", overwrite=True)
@@ -191,22 +194,48 @@ def _run(plan: Plan, source: Source, out: Path, console: Console, *, device: Any
     return 0
 
 
+def _tell_stopped(out: Path, console: Console) -> None:
+    kept = f"What was drawn is kept in {out}; the" if (out / "samples").exists() else "The"
+    console.note(f"Stopped. {kept} same command goes on from there.")
+
+
 def _options(plan: Plan, model: Model, args: argparse.Namespace) -> Any:
     """The model's options, the protocol's sampler where it states one that the model has, and what the user says."""
     from framecast.evaluate.plan import sampling
 
     chosen = [("sample.steps", args.steps), ("sample.sampler", args.sampler)]
     given = [(key, text) for key, text in chosen if text is not None] + args.settings
+    if given and not model.system.parts() and (args.steps or args.sampler):
+        raise UsageError(f"{model.name} is a simple forecast and draws nothing: leave --steps and --sampler out.")
+    if given:  # what the user says must be right by itself; a sampler that the protocol states may not suit the model
+        apply_settings(model.system.options, given, where="sample")
     return apply_settings(sampling(plan.rules, model), given, where="sample")
 
 
 def _out(args: argparse.Namespace, name: str, identity: dict[str, Any]) -> Path:
-    """The folder asked for; an evaluation that was stopped there goes on."""
-    from framecast.evaluate.samples import begun
+    """The folder asked for, or the first free one of the default name; an evaluation that was stopped there goes on.
 
-    wanted = args.out or Path("out") / name
-    if begun(wanted / "samples", identity) and (args.out or not (wanted / "result.json").exists()):
-        return wanted
+    Raises:
+        ValueError: the folder asked for holds something else, or a finished result.
+    """
+    from framecast.evaluate.kept import ABOUT, begun, check
+    from framecast.evaluate.start import unfinished
+
+    if os.environ.get(_OUT):
+        return Path(os.environ[_OUT])
+    if args.out is not None:
+        unfinished(args.out)
+        if (args.out / "samples").is_dir():
+            check(args.out / "samples" / ABOUT, identity)
+            return args.out
+        return out_folder(args, name)
+    first, number = Path("out") / name, 1
+    folder = first
+    while folder.exists():  # stopped ones of this name
+        if begun(folder / "samples", identity) and not (folder / "result.json").exists():
+            return folder
+        number += 1
+        folder = first.with_name(f"{name}-{number}")
     return out_folder(args, name)
 
 
@@ -265,9 +294,8 @@ def _asked(plan: Plan, case: Case) -> Iterator[tuple[int, int]]:
         yield min(count, plan.windows or count), 1
         return
     for cut in filter(None, (rules.paired, rules.sets)):
-        count = cut.windows or len(plan.cut(case, cut))
         samples = plan.samples or cut.samples
-        yield min(count, plan.windows or count), samples if cut is rules.paired else min(samples, cut.samples)
+        yield len(plan.cut(case, cut)), samples if cut is rules.paired else min(samples, cut.samples)
 
 
 def _runs(model: Model, options: Any, rules: Protocol, case: Case) -> int:
@@ -291,6 +319,8 @@ def _tell(told: dict[str, Any], console: Console) -> None:
         console.say(f"  not: {line}")
     for case in told["cases"]:
         _tell_case(case, console)
+    for line in told["data"]["notes"]:
+        console.say(f"  note: {line}")
     for value in told["published"]:
         console.say(f"  published: {_published(value)}")
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -35,6 +37,7 @@ class Found:
     figures: dict[str, dict[str, SetFigure]] = field(default_factory=dict)  # by forecast
     curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by forecast: figures by frame
     missing: list[str] = field(default_factory=list)  # what could not be computed, and why
+    data: dict[str, Any] = field(default_factory=dict)  # digest of the real clips, numbers of both sets
 
 
 class ClipSets:
@@ -59,6 +62,8 @@ class ClipSets:
         self.samples = min(self.cut.samples, plan.samples or self.cut.samples)  # of each window
         self.random = RandomFeatures()
         self.missing: list[str] = []
+        self.size: tuple[int, ...] = ()  # of judged frames
+        self.digest = ""  # sha256 over the real clips as networks see them, once all have been looked at
 
     @property
     def count(self) -> int:
@@ -73,7 +78,12 @@ class ClipSets:
         found, groups = Found(missing=self.missing), self.rules.metrics
         shown = others if "rf3d" in groups else [other for other in others if other.name == "persistence"]
         for each in (source, *shown):
-            found.figures[each.name] = self._random(each) | self._classified(each)
+            try:
+                found.figures[each.name] = self._random(each) | self._classified(each)
+            except ValueError as error:
+                if each is source:
+                    raise
+                self._miss(f"{each.name} is left out of the sets: {error}")
         mine = found.figures[source.name]
         if "fvd*" in groups:
             mine |= self._beside_reconstructions(source)
@@ -84,6 +94,12 @@ class ClipSets:
             with self.stage("periods and spectra", "sets"):
                 figures, found.curves[source.name] = fields(real, fake, units=self.real.units)
             mine |= figures
+        found.data = {
+            "real_sha256": self.digest,
+            "real": len(self.real or ()),
+            "judged": self.count,
+            "size": list(self.size),
+        }
         return found
 
     def _random(self, source: Source) -> dict[str, SetFigure]:
@@ -171,13 +187,19 @@ class ClipSets:
 
     def _real_clips(self) -> Iterator[Tensor]:
         assert self.real is not None
-        return (self._seen(clip.frames, clip.value_range) for clip in self.real.clips)
+        whole = hashlib.sha256()
+        for clip in self.real.clips:
+            seen = self._seen(clip.frames, clip.value_range)
+            whole.update(seen.contiguous().numpy().tobytes())
+            yield seen
+        self.digest = whole.hexdigest()
 
     def _fake_clips(self, source: Source) -> Iterator[Tensor]:
         """Judged clips, in the order of `_places`."""
         clips = repeat(None) if self.judged is None else self.judged.clips
         for (_, name), clip in zip(self._places(), clips):
             made = source.samples(self.case, name, clip, self.samples)
+            self.size = tuple(made.video.shape[2:])
             for sample in made.video:
                 yield self._seen(sample, made.value_range)
 
@@ -192,4 +214,4 @@ class ClipSets:
         """The frames that metrics of sets see, as bytes."""
         assert frames is not None and value_range is not None
         judged = list(self.case.judged) if self.case.judged is not None else list(range(len(frames)))
-        return eight_bit(frames[judged], value_range=value_range)
+        return eight_bit(frames[judged], value_range=value_range, how=self.rules.quantise)

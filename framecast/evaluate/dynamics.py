@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from framecast.evaluate.analog import Library
-from framecast.evaluate.sets import Features, SetFigure, compared
+from framecast.evaluate.sets import Features, SetFigure, compared, one
 from framecast.metrics.field import period, spectrum_by_frame, variance_by_frame
 
 _BATCH = 16  # clips searched for at once
@@ -38,7 +38,7 @@ def fields(
     for name in ("variance", "spectrum"):
         a, b = (torch.stack([getattr(told, name).flatten() for told in many]) for many in sets)
         label = f"log10 ratio of the {name} by frame"
-        figures[name] = compared(label, _log_gap, Features(a, units), Features(b, range(len(b))))
+        (figures[name],) = compared([label], one(_log_gap), Features(a, units), Features(b, range(len(b))))
     figures["period"] = _periods(*([told.period for told in many] for many in sets))
     means = [torch.stack([told.variance for told in many]).mean(0).numpy() for many in sets]
     return figures, {"variance_of_real": means[0], "variance": means[1]}

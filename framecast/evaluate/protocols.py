@@ -32,5 +32,6 @@ def protocol(name: str) -> Protocol:
         ValueError: there is none.
     """
     if name not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {name!r}.{nearest(name, PROTOCOLS)} Protocols: {', '.join(PROTOCOLS)}.")
+        guess = nearest(name, PROTOCOLS)
+        raise ValueError(f"there is no protocol {name!r}.{guess} All of them: framecast evaluate --protocol list.")
     return PROTOCOLS[name]

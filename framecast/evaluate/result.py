@@ -24,25 +24,28 @@ from framecast.evaluate.run import CaseResult, Scores
 from framecast.evaluate.samples import Source
 from framecast.evaluate.scoring import metric
 from framecast.evaluate.terms import FRECHET_GROUPS, Cut
+from framecast.evaluate.windows import Windows
 from framecast.experiment import to_plain
 
 FORMAT = 2
-HOW = "mean over windows and frames; 95 % interval by bootstrap over independent units"
+HOW = "mean over units, of their windows and frames; 95 % interval by bootstrap over units"
 
 
 def result(plan: Plan, source: Source, cases: Sequence[CaseResult], *, device: torch.device) -> dict[str, Any]:
     """All of an evaluation, for JSON."""
     rules = plan.rules
-    changed = deviations(plan, source, cases)
+    of_model = model_deviations(plan, source)
+    changed = list(dict.fromkeys([*deviations(plan, cases), *of_model]))
     return {
         "format_version": FORMAT,
         "protocol": rules.name + ("-partial" if changed else ""),
         "deviations": changed,
+        "model_deviations": of_model,
         "assumed": [*rules.assumed, *_taken_on_trust(plan)],
         "is_not": list(rules.is_not),
         "settings": to_plain(asdict(rules)),
         "weights": _weights(plan),
-        "data": _data(plan, cases),
+        "data": _data(plan, source, cases),
         "model": {**source.record, "samples": _samples(cases)},
         "machine": hardware(device),
         "versions": versions(),
@@ -56,95 +59,113 @@ def _samples(cases: Sequence[CaseResult]) -> int:
     return max((case.scores[0].samples for case in cases if case.scores), default=1)
 
 
-def deviations(plan: Plan, source: Source, cases: Sequence[CaseResult]) -> list[str]:
-    """In what a run differs from its protocol, in words."""
+def deviations(plan: Plan, cases: Sequence[CaseResult]) -> list[str]:
+    """In what the question differs from the protocol, in words: windows, samples, sizes, weights, what is missing."""
     rules, told = plan.rules, list[str]()
     for case in cases:
         where = f" ({case.case.name})" if len(cases) > 1 else ""
         told += [f"{line}{where}" for line in _counted(plan, case)]
         told += [*case.found.missing, *case.deviations]
+    stated = (rules.channels, rules.height, rules.width)
+    sizes = {tuple(case.found.data["size"]) for case in cases if case.found.data.get("size")}
     if plan.like is not None:
-        have, stated = (plan.like.channels, plan.like.height, plan.like.width), (
-            rules.channels, rules.height, rules.width,
-        )  # fmt: skip
-        if all(have) and have != stated:
+        sizes.add((plan.like.channels, plan.like.height, plan.like.width))
+    for have in sorted(sizes - {stated}):
+        if all(have):
             told.append(f"clips of {_size(have)} instead of {_size(stated)} (channels × height × width)")
-    told += _sampling(plan, source)
     told += _networks(plan)
-    if source.record.get("lossy"):
-        told.append("samples were read from videos, which lose detail")
-    if shifted := getattr(source, "shifted", 0.0):
-        told.append(
-            f"known frames of the samples differ from the clips' by up to {shifted:.3g} levels: are they paired?"
-        )
+    if (lacks := plan.reference_lacks()) is not None:
+        told.append(lacks)
     return list(dict.fromkeys(told))
 
 
 def _counted(plan: Plan, case: CaseResult) -> list[str]:
     rules, told = plan.rules, list[str]()
     if rules.paired is not None and case.windows is not None:
-        wanted = rules.paired.windows
-        if wanted is not None and len(case.windows) != wanted:
-            told.append(f"{len(case.windows)} windows instead of {wanted}")
+        told += _count(len(case.windows), "window", rules.paired)
         have = case.scores[0].samples
         if have != rules.paired.samples:
-            told.append(f"{have} samples instead of {rules.paired.samples}")
+            told.append(f"{_many(have, 'sample')} instead of {rules.paired.samples}")
     figure = next((figure for forecast in case.found.figures.values() for figure in forecast.values()), None)
-    if figure is not None:
-        judged, real = rules.sets, rules.real or rules.sets
-        wanted = rules.inception.samples if judged is None and rules.inception else _clips(judged)
-        if wanted is not None and figure.n_fake != wanted:
-            told.append(f"sets of {figure.n_fake} judged clips instead of {wanted}")
-        wanted = real.windows if real is not None else None
-        if wanted is not None and figure.n_real != wanted and not (real and real.or_fewer and figure.n_real < wanted):
-            told.append(f"sets of {figure.n_real} real clips instead of {wanted}")
+    if figure is None:
+        return told
+    if rules.task == "generate" and rules.drawn is not None and figure.n_fake != rules.drawn:
+        told.append(f"sets of {_many(figure.n_fake, 'drawn clip')} instead of {rules.drawn}")
+    elif rules.task != "generate" and rules.sets is not None:
+        each = rules.sets.samples
+        if figure.n_fake % each or case.found.data.get("judged") not in (None, figure.n_fake):
+            told.append(f"sets of {_many(figure.n_fake, 'judged clip')}")
+        stated = rules.sets.windows
+        if stated is not None and figure.n_fake != stated * each:
+            told.append(f"sets of {_many(figure.n_fake, 'judged clip')} instead of {stated * each}")
+        elif plan.samples is not None and plan.samples < each:
+            told.append(f"{_many(plan.samples, 'sample')} of each window in sets instead of {each}")
+    real = rules.real or rules.sets
+    if real is not None:
+        told += _count(figure.n_real, "real clip", real)
     return told
 
 
-def _clips(cut: Cut | None) -> int | None:
-    return None if cut is None or cut.windows is None else cut.windows * cut.samples
-
-
-def _sampling(plan: Plan, source: Source) -> list[str]:
-    """Where the sampler is not the one stated."""
-    stated, used = plan.rules.sampler, source.record.get("sample")
-    if not stated:
+def _count(have: int, what: str, cut: Cut) -> list[str]:
+    """Where there are not as many windows as a cut states; a cut to fewer on demand is told by the windows."""
+    if cut.windows is None or have == cut.windows or (cut.or_fewer and have < cut.windows):
         return []
-    if not isinstance(used, Mapping):
-        return ["how the stored samples were drawn is not known"]
+    return [f"{_many(have, what)} instead of {cut.windows}"]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def model_deviations(plan: Plan, source: Source) -> list[str]:
+    """In what the model was not asked to draw as the protocol states."""
     told = []
-    for key, value in stated.items():
-        if key not in used:
-            told.append(f"the protocol states {key} {value}, which this model does not have")
-        elif to_plain(used[key]) != to_plain(value):
-            told.append(f"{key} {used[key]} instead of {value}")
-    if plan.rules.quantise == "truncate" and plan.rules.task == "generate":
-        told.append("drawn values rounded to 8 bits instead of truncated")
+    stated, used = plan.rules.sampler, source.record.get("sample")
+    if stated and not isinstance(used, Mapping):
+        told.append("how the stored samples were drawn is not known")
+    elif stated and isinstance(used, Mapping):
+        for key, value in stated.items():
+            if key not in used:
+                told.append(f"the protocol states {key} {value}, which this model does not have")
+            elif to_plain(used[key]) != to_plain(value):
+                told.append(f"{key} {used[key]} instead of {value}")
+        for key in source.record.get("changed", ()):
+            if key not in stated:
+                told.append(f"{key} {used[key]}, which is neither stated nor the model's own")
+    if source.record.get("lossy"):
+        told.append("samples were read from videos, which lose detail")
+    if shifted := getattr(source, "shifted", 0.0):
+        told.append(f"known frames of the samples differ from the clips' by up to {shifted:.3g} levels")
     return told
 
 
 def _networks(plan: Plan) -> list[str]:
     told = []
-    i3d, lpips = plan.networks.i3d, plan.networks.lpips
+    i3d, c3d, lpips = plan.networks.i3d, plan.networks.c3d, plan.networks.lpips
+    groups, settings = plan.rules.metrics, plan.rules.frechet
     stated = next((words for name, words in plan.rules.weights.items() if name in FRECHET_GROUPS), "")
-    if (
-        i3d is not None
-        and "TF-Hub" in stated
-        and not str(i3d.about.get("eps_from", "")).startswith("batch-norm scales")
-    ):
-        told.append(
-            f"I3D weights (sha256 {i3d.sha256[:12]}…, {i3d.about.get('names')}, eps {i3d.about.get('eps')}) do not "
-            f"look like the stated {stated}"
-        )
-    if "lpips" in plan.rules.metrics and lpips is not None and lpips.net != plan.rules.lpips:
+    if i3d is not None and set(groups) & set(FRECHET_GROUPS):
+        if "TF-Hub" in stated and not str(i3d.about.get("eps_from", "")).startswith("batch-norm scales"):
+            told.append(
+                f"I3D weights (sha256 {i3d.sha256[:12]}…, {i3d.about.get('names')}, eps {i3d.about.get('eps')}) do not "
+                f"look like the stated {stated}"
+            )
+        if i3d.about.get("resize") != settings.resize:
+            told.append(f"frames reach I3D by the resize {i3d.about.get('resize')} instead of {settings.resize}")
+    if c3d is not None and "is" in groups and "is" in plan.rules.weights and c3d.about.get("names") != "chainer":
+        told.append(f"C3D weights (sha256 {c3d.sha256[:12]}…) do not look like the stated {plan.rules.weights['is']}")
+    if "lpips" in groups and lpips is not None and lpips.net != plan.rules.lpips:
         told.append(f"LPIPS with {lpips.net} instead of {plan.rules.lpips}")
     return told
 
 
 def _taken_on_trust(plan: Plan) -> list[str]:
-    if plan.rules.task == "record" or plan.rules.set.startswith(("vortex", "bouncing")):
-        return []  # open sets say in every file what they are
-    return [f"the clips in {plan.data} are those of {plan.rules.set}, {plan.rules.split}: nothing in them proves it"]
+    rules, told = plan.rules, []
+    if not plan.open and rules.cases and (rules.paired or rules.sets or rules.real):
+        told.append(f"the clips in {plan.data} are those of {rules.set}, {rules.split}: nothing in them proves it")
+    if "memorisation" in rules.metrics and plan.reference is not None:
+        told.append(f"the model was trained on the clips in {plan.reference}")
+    return told
 
 
 def _weights(plan: Plan) -> dict[str, Any]:
@@ -159,12 +180,24 @@ def _weights(plan: Plan) -> dict[str, Any]:
     return told
 
 
-def _data(plan: Plan, cases: Sequence[CaseResult]) -> dict[str, Any]:
+def _data(plan: Plan, source: Source, cases: Sequence[CaseResult]) -> dict[str, Any]:
     cut = next((case.windows for case in cases if case.windows is not None), None)
     told: dict[str, Any] = {"dir": str(plan.data)}
     if cut is not None:
-        told |= {"sha256": cut.digest(), "windows": len(cut), "units": len(set(cut.units)), "notes": list(cut.notes)}
+        told |= {"sha256": cut.digest(), "windows": len(cut), "units": len(set(cut.units))}
+    told["sets"] = {case.case.slug: case.found.data for case in cases if case.found.data}
+    notes = dict.fromkeys(line for case in cases for line in case.notes)
+    told["notes"] = [*notes, *_rates(plan, cut)]
     return told
+
+
+def _rates(plan: Plan, cut: Windows | None) -> list[str]:
+    """Where clips go at another rate than those the model was trained on; protocols count frames as stored."""
+    wanted = plan.like.fps if plan.like is not None else None
+    if cut is None or not wanted or all(abs(rate / wanted - 1) < 0.01 for rate in cut.rates):
+        return []
+    span = f"{cut.rates[0]:g}" if len(cut.rates) == 1 else f"{cut.rates[0]:g} to {cut.rates[-1]:g}"
+    return [f"the clips are at {span} frames per second, the model was trained at {wanted:g}"]
 
 
 def _case(case: CaseResult, judged: str) -> dict[str, Any]:
@@ -203,7 +236,8 @@ def _scored(scores: Scores, case: CaseResult) -> dict[str, Any]:
         }  # fmt: skip
         if values.shape[1] == len(unknown):
             sd = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], math.nan)
-            told["by_frame"][name] = {"frames": unknown, "mean": _numbers(values.mean(0)), "sd": _numbers(sd)}
+            mean = scores.by_frame(name)
+            told["by_frame"][name] = {"frames": unknown, "mean": _numbers(mean), "sd": _numbers(sd)}
     if thirds := scores.by_motion():
         told["by_motion"] = {name: _numbers(np.array(values)) for name, values in thirds.items()}
     if scores.ranks is not None:
@@ -287,5 +321,5 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
-def _size(size: tuple[int, int, int]) -> str:
+def _size(size: tuple[int, ...]) -> str:
     return " × ".join(map(str, size))

@@ -9,9 +9,10 @@ differ.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +65,14 @@ class Scores:
         return self.values[metric].mean(1)
 
     def interval(self, metric: str) -> Interval:
-        """Mean over windows and frames."""
+        """Mean over units, of the means over their windows and frames."""
         return bootstrap(self.windows(metric).tolist(), self.units)
+
+    def by_frame(self, metric: str) -> np.ndarray:
+        """The mean of every frame over units, of the means over their windows."""
+        units = np.array(list(map(str, self.units)))
+        values = self.values[metric]
+        return np.stack([values[units == unit].mean(0) for unit in dict.fromkeys(units)]).mean(0)
 
     def less(self, other: Scores, metric: str = "crps_fair") -> Interval:
         """This one minus the other, paired by window; below zero: this one is lower.
@@ -108,6 +115,7 @@ class CaseResult:
     scores: list[Scores]  # the judged forecast first, then the simple ones
     found: Found  # figures of sets
     deviations: tuple[str, ...]  # in what the windows are not as the protocol says
+    notes: tuple[str, ...] = ()  # what else the user should know
 
 
 def judge(
@@ -118,6 +126,7 @@ def judge(
     *,
     samples: int,
     lpips: LPIPS | None = None,
+    quantise: Literal["round", "truncate"] = "round",
     progress: Progress | None = None,
 ) -> Scores:
     """Score the samples of every window.
@@ -129,6 +138,7 @@ def judge(
         groups: of metrics.
         samples: of each window.
         lpips: for the group lpips.
+        quantise: how values become 8-bit levels.
         progress: called with windows done and in all.
 
     Raises:
@@ -140,10 +150,17 @@ def judge(
     seconds, count = 0.0, 0
     for i, (clip, name) in enumerate(zip(windows.clips, windows.names, strict=True)):
         made = source.samples(case, name, clip, samples)
+        if found and len(made.video) != count:
+            raise ValueError(
+                f"{source.name} has {len(made.video)} samples of window {name} and {count} of those before: give every "
+                "window as many, or judge fewer with --samples."
+            )
         seconds, count = seconds + made.seconds, len(made.video)
         true = windows.futures
         futures = None if true is None else (lambda at=i, true=true: true(at))
-        found.append(score(made.video, clip, case.known, groups, lpips=lpips, futures=futures, window=name))
+        found.append(
+            score(made.video, clip, case.known, groups, lpips=lpips, futures=futures, window=name, quantise=quantise)
+        )
         if len(clip) > 1 and clip.value_range is not None:
             motion.append(motion_amount(eight_bit(clip.frames, value_range=clip.value_range)))
         if progress is not None:
@@ -163,7 +180,6 @@ def simple_sources(
     *,
     reference: Path | None,
     besides: str = "",
-    quantise: Literal["round", "truncate"] = "round",
 ) -> list[Source]:
     """Every simple forecast that can complete such windows.
 
@@ -171,7 +187,6 @@ def simple_sources(
         case: which frames are given.
         reference: folder of training clips for the analog forecasts; None leaves those out.
         besides: a forecast to leave out.
-        quantise: how values become bytes.
     """
     mask = [i in case.known for i in range(case.frames)]
     able: list[Source] = []
@@ -183,7 +198,7 @@ def simple_sources(
         options = model.options(changes)
         with suppress(UnsupportedTask):
             model.system.plan(mask, options)
-            able.append(Computed(model, options=options, quantise=quantise))
+            able.append(Computed(model, options=options))
     return able
 
 
@@ -207,41 +222,57 @@ def draw_share(plan: Plan, source: Source, *, rank: int, of: int, stage: Stage =
 
     When all processes are done, `evaluate` finds everything drawn.
     """
-    rules = plan.rules
-    for case in rules.cases:
-        jobs: list[tuple[str, Clip | None, int]] = []
-        if rules.task == "generate":
-            jobs += [(str(i), None, 1) for i in range(0, ClipSets(plan, case, stage).count, CHUNK)]
-        else:
-            for cut in filter(None, (rules.paired, rules.sets)):
-                found = plan.cut(case, cut)
-                count = plan.samples or cut.samples
-                count = count if cut is rules.paired else min(count, cut.samples)
-                jobs += [(name, clip, count) for name, clip in zip(found.names, found.clips)]
-        mine = jobs[rank::of]
+    for case in plan.rules.cases:
+        mine = list(_wanted(plan, case))[rank::of]
         with stage(f"{source.name}, {case.name}", "windows") as progress:
-            for i, (name, clip, count) in enumerate(mine):
-                source.samples(case, name, clip, count)
+            for i, (name, count, clip) in enumerate(mine):
+                source.samples(case, name, clip(), count)
                 progress(i + 1, len(mine))
+
+
+def _wanted(plan: Plan, case: Case) -> Iterator[tuple[str, int, Callable[[], Clip | None]]]:
+    """Every window once, with the most samples that are asked of it; clips are read when they are needed."""
+    rules = plan.rules
+    if rules.task == "generate":
+        for number in range(0, ClipSets(plan, case, silent).count, CHUNK):
+            yield str(number), 1, lambda: None
+        return
+    counts: dict[str, int] = {}
+    clips: dict[str, Callable[[], Clip | None]] = {}
+    for cut in filter(None, (rules.paired, rules.sets)):
+        found, count = plan.cut(case, cut), plan.samples or cut.samples
+        count = count if cut is rules.paired else min(count, cut.samples)
+        for i, name in enumerate(found.names):
+            counts[name] = max(count, counts.get(name, 0))
+            clips[name] = partial(found.clips.__getitem__, i)
+    for name, count in counts.items():
+        yield name, count, clips[name]
 
 
 def _case(plan: Plan, number: int, case: Case, source: Source, stage: Stage) -> CaseResult:
     rules = plan.rules
     others: list[Source] = []
     if rules.task == "forecast":
-        others = simple_sources(case, reference=plan.reference, besides=source.name, quantise=rules.quantise)
+        others = simple_sources(case, reference=plan.reference, besides=source.name)
     scores: list[Scores] = []
+    missing: list[str] = []
     cut = None
     if rules.paired is not None:
         cut = plan.cut(case, rules.paired)
+        how: dict[str, Any] = {"lpips": plan.networks.lpips, "quantise": rules.quantise}
         samples = plan.samples or rules.paired.samples
-        how: dict[str, Any] = {"lpips": plan.networks.lpips}
         with stage(f"{source.name}, {case.name}", "windows") as progress:
             scores.append(judge(source, cut, case, rules.metrics, samples=samples, progress=progress, **how))
         with stage("simple forecasts", "forecasts") as progress:
-            for other in others:
-                scores.append(judge(other, cut, case, rules.metrics, samples=min(samples, other.most), **how))
-                progress(len(scores) - 1, len(others))
+            for i, other in enumerate(list(others)):
+                try:
+                    scores.append(judge(other, cut, case, rules.metrics, samples=min(samples, other.most), **how))
+                except (
+                    ValueError
+                ) as error:  # training clips that do not suit, for one; the model is judged all the same
+                    missing.append(f"{other.name} is left out: {error}")
+                    others.remove(other)
+                progress(i + 1, len(others))
     found, real = Found(), None
     if set(rules.metrics) & SET_GROUPS:
         sets = ClipSets(plan, case, stage)
@@ -249,7 +280,10 @@ def _case(plan: Plan, number: int, case: Case, source: Source, stage: Stage) -> 
     if "lpips" in rules.metrics and plan.networks.lpips is None:
         found.missing.append(f"LPIPS is not computed: no {rules.lpips} backbone was given (--lpips FILE)")
     _show(plan, number, case, [source, *others], cut if cut is not None else real)
-    return CaseResult(case, cut, scores, found, tuple(dict.fromkeys(d for w in (cut, real) if w for d in w.deviations)))
+    seen = [windows for windows in (cut, real) if windows is not None]
+    deviations = dict.fromkeys(line for windows in seen for line in windows.deviations)
+    notes = dict.fromkeys([*missing, *(line for windows in seen for line in windows.notes)])
+    return CaseResult(case, cut, scores, found, tuple(deviations), tuple(notes))
 
 
 def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: Windows | None) -> None:
@@ -263,7 +297,8 @@ def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: W
         if clip is not None:
             _keep(folder / "truth.npz", clip.frames, clip.fps, clip.value_range, about)
         for source in sources:
-            made = source.samples(case, name, clip, min(_shown_samples(plan), source.most))
+            given = None if plan.rules.task == "generate" else clip
+            made = source.samples(case, name, given, min(_shown_samples(plan), source.most))
             _keep(
                 folder / array_name(source.name),
                 made.video,

@@ -82,6 +82,7 @@ def score(
     lpips: LPIPS | None = None,
     futures: Callable[[], Tensor] | None = None,
     window: str = "",
+    quantise: Literal["round", "truncate"] = "round",
 ) -> Scored:
     """All figures of one window.
 
@@ -93,11 +94,12 @@ def score(
         lpips: for the group lpips; None leaves it out.
         futures: gives true futures (n, unknown frames, C, H, W) uint8, for the group modes.
         window: its name; ties of ranks are broken by it.
+        quantise: how values that are no bytes become levels, on both sides.
     """
     assert truth.value_range is not None
     drawn = [i for i in range(len(truth)) if i not in set(known)]
-    made = eight_bit(video[:, drawn], value_range=truth.value_range)
-    wanted = eight_bit(truth.frames[drawn], value_range=truth.value_range)
+    made = eight_bit(video[:, drawn], value_range=truth.value_range, how=quantise)
+    wanted = eight_bit(truth.frames[drawn], value_range=truth.value_range, how=quantise)
     told: dict[str, Tensor] = {}
     rank, squares = None, {}
     if "crps" in groups:

@@ -2,7 +2,8 @@
 """Figures of a whole set of clips beside a set of real ones: distances of features, Inception Score, memorisation.
 
 Such a figure depends on how many clips there are, and on chance. Beside each stands what it is between two halves of
-the real clips (the floor), and an interval from disjoint folds: the figure on parts that share no independent unit.
+the real clips (the floor; of half as many clips, so that distances are about twice as high there as between equal laws
+with all clips), and an interval from disjoint folds: the figure on parts that share no independent unit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from framecast.metrics import rf3d
 from framecast.metrics.distribution import density_coverage, frechet_of, inception_score, kernel_distance
 
-Measure = Callable[[Tensor, Tensor], float]  # features of real clips, of judged ones
+Measure = Callable[[Tensor, Tensor], tuple[float, ...]]  # features of real clips, of judged ones -> its figures
 
 FOLDS = 4
 # two-sided 95 % points of Student's t for 1, 2, … degrees of freedom
@@ -62,7 +63,7 @@ class Features:
 
 
 def compared(
-    label: str,
+    labels: Sequence[str],
     measure: Measure,
     real: Features,
     fake: Features,
@@ -72,18 +73,20 @@ def compared(
     folds: int = FOLDS,
     mean_of_folds: bool = False,
     note: str = "",
-) -> SetFigure:
-    """A figure of two sets, with its floor and its interval.
+) -> list[SetFigure]:
+    """Figures of two sets, each with its floor and its interval.
 
     Args:
-        label: what it is called.
+        labels: what the measure's figures are called.
         measure: from the features of real and of judged clips; both must hold enough of them.
         real: the reference.
         fake: the set judged.
         better: lower, higher or none.
         least: no value can be lower; the interval ends there.
         folds: disjoint parts for the interval, which reaches t s / sqrt(folds) to both sides of the value, s being the
-            standard deviation over parts; the value of a part is biased more than the whole's, its spread is not.
+            standard deviation over parts. Parts have fewer clips, so that their spread is at least the one that counts,
+            and far more for two sets of one law, where it falls with the number of clips, not with its root: the
+            interval errs on the wide side.
         mean_of_folds: the value is the mean over the parts, as protocols of cross-validation want.
         note: what else must be said.
 
@@ -92,12 +95,23 @@ def compared(
     """
     whole = measure(real.values, fake.values)
     parts = _on_parts(measure, real, fake, folds)
-    value = float(np.mean(parts)) if mean_of_folds and parts else whole
-    low, high = _interval(value, parts)
-    low = None if low is None else max(low, least)
-    halves = real.part(0, 2), real.part(1, 2)
-    floor = _tried(measure, *halves)
-    return SetFigure(label, value, low, high, tuple(parts), len(real.values), len(fake.values), floor, better, note)
+    floor = _tried(measure, real.part(0, 2), real.part(1, 2))
+    if mean_of_folds and not parts:
+        note = "; ".join(filter(None, (note, f"too few clips for {folds} folds: one value over all of them")))
+    found = []
+    for i, label in enumerate(labels):
+        mine = tuple(part[i] for part in parts)
+        value = float(np.mean(mine)) if mean_of_folds and mine else whole[i]
+        low, high = _interval(value, mine)
+        low = None if low is None else max(low, least)
+        own = None if floor is None else floor[i]
+        found.append(SetFigure(label, value, low, high, mine, len(real.values), len(fake.values), own, better, note))
+    return found
+
+
+def one(measure: Callable[[Tensor, Tensor], float]) -> Measure:
+    """A measure of one figure."""
+    return lambda real, fake: (measure(real, fake),)
 
 
 def frechet_figures(
@@ -121,14 +135,11 @@ def frechet_figures(
         )
     label = {"fvd": "FVD", "r-fvd": "R-FVD", "fvd*": "FVD*"}[name]
     kernel = {"fvd": "KVD", "r-fvd": "R-KVD", "fvd*": "KVD*"}[name]
-    number = folds if folds > 1 else FOLDS
-    measure = partial(frechet_of, ddof=ddof)
-    return {
-        name: compared(label, measure, real, fake, folds=number, mean_of_folds=folds > 1, note=note),
-        kernel.lower(): compared(
-            kernel, kernel_distance, real, fake, least=-math.inf, note="unbiased in the number of clips"
-        ),
-    }
+    distance, number = one(partial(frechet_of, ddof=ddof)), folds if folds > 1 else FOLDS
+    unbiased: dict[str, Any] = {"least": -math.inf, "note": "unbiased in the number of clips"}
+    (first,) = compared([label], distance, real, fake, folds=number, mean_of_folds=folds > 1, note=note)
+    (second,) = compared([kernel], one(kernel_distance), real, fake, **unbiased)
+    return {name: first, kernel.lower(): second}
 
 
 class RandomFeatures:
@@ -158,16 +169,15 @@ def random_figures(real: Features, fake: Features) -> dict[str, SetFigure]:
         if silent := rf3d.silent(a.values, b.values):
             what = "1 feature does" if silent == 1 else f"{silent} features do"
             note = f"{what} not vary among the real clips, but among these: that makes the distance huge"
-        found[name] = compared(name, rf3d.distance, a, b, note=note)
+        (found[name],) = compared([name], one(rf3d.distance), a, b, note=note)
         if len(a.values) > rf3d.NEIGHBOURS:
-            for which, kind in enumerate(("density", "coverage")):
-                measure = partial(_neighbours, which)
-                found[f"{name} {kind}"] = compared(f"{name} {kind}", measure, a, b, better="higher")
+            labels = [f"{name} density", f"{name} coverage"]
+            found |= dict(zip(labels, compared(labels, _neighbours, a, b, better="higher")))
     return found
 
 
-def _neighbours(which: int, real: Tensor, fake: Tensor) -> float:
-    return density_coverage(*rf3d.scaled(real, fake), k=rf3d.NEIGHBOURS)[which]
+def _neighbours(real: Tensor, fake: Tensor) -> tuple[float, float]:
+    return density_coverage(*rf3d.scaled(real, fake), k=rf3d.NEIGHBOURS)
 
 
 def inception_figure(real: Tensor | None, fake: Tensor, *, splits: int, eps: float) -> SetFigure:
@@ -187,13 +197,13 @@ def inception_figure(real: Tensor | None, fake: Tensor, *, splits: int, eps: flo
     return SetFigure("Inception Score", value, low, high, tuple(scores), count, len(fake), best, "higher", note)
 
 
-def _on_parts(measure: Measure, real: Features, fake: Features, folds: int) -> list[float]:
+def _on_parts(measure: Measure, real: Features, fake: Features, folds: int) -> list[tuple[float, ...]]:
     """The figure on disjoint folds; none where a fold is too small for it."""
     found = [_tried(measure, real.part(i, folds), fake.part(i, folds)) for i in range(folds)]
     return [] if folds < 2 else [value for value in found if value is not None] if None not in found else []
 
 
-def _tried(measure: Measure, real: Tensor, fake: Tensor) -> float | None:
+def _tried(measure: Measure, real: Tensor, fake: Tensor) -> tuple[float, ...] | None:
     try:
         return measure(real, fake)
     except ValueError:  # too few clips

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from framecast.evaluate.plan import Networks, Stage
+    import torch
+
+    from framecast.evaluate.plan import Networks, Plan, Stage
+    from framecast.evaluate.samples import Source
     from framecast.generate import Model
 
 
@@ -31,8 +34,8 @@ def start(
         model: that forecasts.
         protocol: its name, a key of `framecast.evaluate.protocols.PROTOCOLS`.
         data: folder of the protocol's set; None: `data/<set>`.
-        out: folder for samples, results and what a report shows; what was drawn there before by the same evaluation is
-            not drawn again. None: nothing is kept.
+        out: folder for samples, results and what a report shows; what a stopped evaluation has drawn there is not drawn
+            again. None: nothing is kept.
         windows: the first so many only.
         samples: of each window, instead of the protocol's.
         options: sampling options, by name; those not given are the protocol's, or else the model's own.
@@ -46,20 +49,22 @@ def start(
 
     Raises:
         UnsupportedTask: the model cannot answer.
-        ValueError: no such protocol, a set that is not there, or samples of another evaluation in `out`.
+        ValueError: no such protocol, a set that is not there, or a result or samples of another evaluation in `out`.
     """
+    from framecast.evaluate.kept import Kept, identity
     from framecast.evaluate.plan import Networks, Plan, sampling, silent
     from framecast.evaluate.protocols import protocol as named
-    from framecast.evaluate.result import result, write
-    from framecast.evaluate.run import evaluate
-    from framecast.evaluate.samples import Computed, Kept, Source
+    from framecast.evaluate.samples import Computed
 
     rules = named(protocol)
     chosen = sampling(rules, model, options)
     computed = Computed(model, options=chosen, task=rules.task, quantise=rules.quantise, seed=seed, batch=batch)
     source: Source = computed
-    if out is not None and model.system.parts():
-        source = Kept(computed, Path(out) / "samples", identity(rules, computed))
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        unfinished(folder)
+        if model.system.parts():
+            source = Kept(computed, folder / "samples", identity(rules, computed))
     plan = Plan(
         rules=rules,
         data=Path(data) if data is not None else Path("data") / rules.set,
@@ -67,19 +72,28 @@ def start(
         windows=windows,
         samples=samples,
         networks=networks or Networks(),
-        shown=Path(out) / "shown" if out is not None else None,
+        shown=None if folder is None else folder / "shown",
     )
-    cases = evaluate(plan, source, stage=stage or silent)
-    told = result(plan, source, cases, device=model.system.device)
+    return finish(plan, source, folder, device=model.system.device, stage=stage or silent)
+
+
+def unfinished(out: Path) -> None:
+    """Refuse a folder that holds a result: it stays as it is.
+
+    Raises:
+        ValueError: it does.
+    """
+    if (out / "result.json").exists():
+        raise ValueError(f"{out} holds a finished result, and nothing is overwritten: choose another folder.")
+
+
+def finish(plan: Plan, source: Source, out: Path | None, *, device: torch.device, stage: Stage) -> dict[str, Any]:
+    """Judge a source and write what came out, where a folder is given."""
+    from framecast.evaluate.result import result, write
+    from framecast.evaluate.run import evaluate
+
+    cases = evaluate(plan, source, stage=stage)
+    told = result(plan, source, cases, device=device)
     if out is not None:
-        write(Path(out), told, cases)
+        write(out, told, cases)
     return told
-
-
-def identity(rules: Any, computed: Any) -> dict[str, Any]:
-    """What samples in one folder must share: the protocol and how they are drawn."""
-    from dataclasses import asdict
-
-    from framecast.experiment import to_plain
-
-    return {"protocol": to_plain(asdict(rules)), "model": computed.record}

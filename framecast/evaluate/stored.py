@@ -2,16 +2,17 @@
 """Samples that lie in a folder: judged as they are, whoever drew them.
 
 One file per window, in the order of the windows by file name (numbers count as numbers): an array (S, T, C, H, W), or
-(T, C, H, W) for one sample; or one array file (N, T, H, W, C) or (N, T, C, H, W) for all. Videos have lost something on
-their way into a file and are taken only when asked for.
+(T, C, H, W) for one sample; or one array file (N, T, H, W, C) or (N, T, C, H, W) for all. What an evaluation has kept
+is read by name. Videos have lost something on their way into a file and are taken only when asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,59 +21,84 @@ import torch
 from torch import Tensor
 
 from framecast.data.array_file import SUFFIXES
-from framecast.data.clip_file import read_clip
+from framecast.data.clip_file import looks_like_clip, read_clip
 from framecast.data.files import BadClip
-from framecast.evaluate.samples import Made, file_of
-from framecast.evaluate.terms import Case
+from framecast.evaluate.kept import ABOUT, chunk_file, file_of, told
+from framecast.evaluate.samples import CHUNK, Made
+from framecast.evaluate.terms import Case, Protocol
 from framecast.video import Clip
 
 
-def holds_samples(path: Path) -> bool:
-    """Whether a path is something to read samples from: an array file, or a folder that holds files but no model."""
+def samples_in(path: Path) -> Path | None:
+    """Where samples are to be read from: an array file, or a folder that holds some but no model; else None."""
     if path.is_file():
-        return path.suffix.lower() in SUFFIXES
-    return (
-        path.is_dir() and not (path / "config.json").exists() and (path / "samples.json").exists() | bool(_files(path))
-    )
+        return path if path.suffix.lower() in SUFFIXES else None
+    if not path.is_dir() or (path / "config.json").exists():
+        return None
+    if (path / "samples" / ABOUT).exists():  # what `evaluate` wrote
+        return path / "samples"
+    inside = [folder for folder in path.iterdir() if folder.is_dir()]
+    found = (path / ABOUT).exists() or _files(path) or any(_files(folder) for folder in inside)
+    return path if found else None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the samples of a window lie."""
+
+    path: Path
+    row: int | None = None  # of an array that holds many windows
+
+    def __str__(self) -> str:
+        return str(self.path) if self.row is None else f"{self.path}, clip {self.row}"
 
 
 class Stored:
     """Samples from files.
 
     Args:
-        path: a folder, or one array file. For a protocol of several cases, a folder with a folder per case.
-        windows: names of the windows of each case, in order.
+        path: a folder, or one array file; for a protocol of several cases, a folder with a folder per case.
+        rules: the protocol.
+        windows: names of the windows of each case, by its slug: for every window that may be asked for, in order.
+        enough: how many of these must be there; more files than these are taken to be the next windows.
         lossy: take videos, too.
 
     Raises:
-        ValueError: not as many files as windows, or videos where none were allowed; no later than the first sample.
+        ValueError: files that do not match the windows, or videos where none were allowed.
     """
 
-    def __init__(self, path: Path, windows: dict[str, Sequence[str]], *, lossy: bool = False):
-        self.path, self.lossy = path, lossy
+    def __init__(
+        self, path: Path, rules: Protocol, windows: dict[str, Sequence[str]], *, enough: int, lossy: bool = False
+    ):
+        self.path, self.rules, self.lossy = path, rules, lossy
         self.name = path.stem if path.is_file() else path.resolve().name
-        self.record: dict[str, Any] = {"name": self.name, "stored": str(path), "lossy": False}
+        self.record: dict[str, Any] = {"name": self.name}
         self.most = sys.maxsize
         self.shifted = 0.0  # most that known frames of the samples differ from the clips', in 8-bit levels
+        self._kept = (path / ABOUT).exists()
+        if self._kept:
+            self.record |= told(path / ABOUT).get("model", {})
+            self.name = str(self.record["name"])
+        self.record |= {"stored": str(path), "lossy": False}
         self._whole = _all_in_one(path) if path.is_file() else None
-        self._places = {slug: self._placed(slug, names, len(windows)) for slug, names in windows.items()}
-        about = path / "samples.json"
-        if about.exists():
-            told = json.loads(about.read_text(encoding="utf-8"))
-            self.name = str(told.get("model", {}).get("name", self.name))
-            self.record |= told.get("model", {})
+        found = {slug: self._placed(slug, names, enough, len(windows)) for slug, names in windows.items()}
+        self._places = found
+        self.windows = min(map(len, found.values()))  # of each case, for which there are samples
 
-    def _placed(self, slug: str, names: Sequence[str], cases: int) -> dict[str, Path | int]:
+    def _placed(self, slug: str, names: Sequence[str], enough: int, cases: int) -> dict[str, _Place]:
         if self._whole is not None:
-            self._match(len(self._whole), len(names), "clips")
-            return {name: i for i, name in enumerate(names)}
+            places = [_Place(self.path, row) for row in range(len(self._whole))]
+            return self._matched(places, names, enough, "clips")
         folder = self.path / slug if (self.path / slug).is_dir() else self.path
-        if (self.path / "samples.json").exists():  # kept by an evaluation, by name
-            return {name: folder / file_of(name) for name in names}
+        if self._kept:
+            places = [_Place(folder / file_of(name)) for name in names]
+            if self.rules.task == "generate":
+                places = [_Place(folder / chunk_file(i // CHUNK), i % CHUNK) for i in range(len(names))]
+            there = list(takewhile(lambda place: place.path.exists(), places))
+            return self._matched(there, names, enough, "windows")
         if cases > 1 and folder == self.path:
             raise ValueError(f"{self.path} has no folder {slug}: the protocol has {cases} cases, give each its folder.")
         files = _files(folder)
-        self._match(len(files), len(names), "files")
         videos = [file for file in files if file.suffix.lower() not in SUFFIXES]
         if videos and not self.lossy:
             raise ValueError(
@@ -80,14 +106,20 @@ class Stored:
                 "them with --lossy, which the result will tell."
             )
         self.record["lossy"] = bool(videos)
-        return dict(zip(names, files))
+        return self._matched([_Place(file) for file in files], names, enough, "files")
 
-    def _match(self, found: int, windows: int, what: str) -> None:
-        if found < windows:
+    def _matched(self, places: list[_Place], names: Sequence[str], enough: int, what: str) -> dict[str, _Place]:
+        if len(places) < enough:
             raise ValueError(
-                f"{self.path} holds {found} {what}, the protocol asks for {windows} windows: store one per window, in "
-                f"their order, or judge the first with --windows {found}."
+                f"{self.path} holds {len(places)} {what}, the protocol asks for {enough} windows: store one per "
+                f"window, in their order, or judge the first with --windows {len(places)}."
             )
+        if len(places) > len(names) and self.rules.task != "generate":
+            raise ValueError(
+                f"{self.path} holds {len(places)} {what} for {len(names)} windows: which belongs to which is not "
+                "clear, so store one per window, in their order, and nothing else."
+            )
+        return dict(zip(names, places))
 
     def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
         """As stored; at most `count`.
@@ -95,51 +127,53 @@ class Stored:
         Raises:
             ValueError: they do not fit the window, or hold values that are not numbers.
         """
-        assert clip is not None
-        place = self._places[case.slug][window]
-        if isinstance(place, int):
-            assert self._whole is not None
-            where, video = f"{self.path}, clip {place}", torch.from_numpy(self._whole[place])[None]
-        else:
-            where, video = str(place), self._read(place)
-        return Made(self._fitting(video, case, clip, where)[:count], 0.0, clip.value_range)
+        place = self._places[case.slug].get(window)
+        if place is None:
+            raise ValueError(f"{self.path} holds nothing for window {window}: it was never drawn.")
+        video, span = self._read(place)
+        if clip is None:
+            return Made(self._free(video, case, place)[:1], 0.0, span)
+        return Made(self._fitting(video, case, clip, place)[:count], 0.0, clip.value_range)
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
         return None
 
-    def _read(self, path: Path) -> Tensor:
-        if not path.exists():
-            raise ValueError(f"{path} is not there: the window it stands for was never drawn.")
-        if path.suffix.lower() == ".npz":
-            try:
-                with np.load(path, allow_pickle=False) as entries:
-                    frames = entries["frames"] if "frames" in entries.files else entries[entries.files[0]]
-            except Exception as error:  # a spoiled archive fails in the words of any module it passes through
-                raise ValueError(f"{path} is not a readable array ({error}).") from None
+    def _read(self, place: _Place) -> tuple[Tensor, tuple[float, float] | None]:
+        """Samples (S, T, …) and what their values span."""
+        if self._whole is not None and place.row is not None:
+            return torch.from_numpy(self._whole[place.row])[None], (0.0, 255.0)
+        if place.path.suffix.lower() == ".npz":
+            frames, span = _entries(place.path)
             if frames.ndim == 5:
-                return torch.from_numpy(frames)
+                video = torch.from_numpy(frames)
+                return (video if place.row is None else video[place.row : place.row + 1]), span
         try:
-            return read_clip(path).frames[None]
+            clip = read_clip(place.path)
         except BadClip as error:
             raise ValueError(str(error)) from None
+        return clip.frames[None], clip.value_range
 
-    def _fitting(self, video: Tensor, case: Case, clip: Clip, where: str) -> Tensor:
+    def _free(self, video: Tensor, case: Case, place: _Place) -> Tensor:
+        """Clips drawn from nothing: nothing to compare them with but their length."""
+        if video.ndim == 5 and video.shape[2] not in (1, 3) and video.shape[4] in (1, 3):
+            video = video.permute(0, 1, 4, 2, 3)
+        if video.ndim != 5 or video.shape[1] != case.frames:
+            raise ValueError(f"{place}: a clip of shape {tuple(video.shape)}, expected {case.frames} frames.")
+        return _finite(video, place)
+
+    def _fitting(self, video: Tensor, case: Case, clip: Clip, place: _Place) -> Tensor:
         """The samples in the clip's dtype, with all frames of the window."""
-        unknown = [i for i in range(case.frames) if i not in case.known]
-        size = tuple(clip.frames.shape[1:])
+        unknown, size = list(case.unknown), tuple(clip.frames.shape[1:])
         if video.ndim == 5 and tuple(video.shape[2:]) != size and (video.shape[4], *video.shape[2:4]) == size:
             video = video.permute(0, 1, 4, 2, 3)
         if video.ndim != 5 or tuple(video.shape[2:]) != size or video.shape[1] not in (case.frames, len(unknown)):
             raise ValueError(
-                f"{where}: samples of shape {tuple(video.shape)}, a window is {case.frames} frames of {size} "
+                f"{place}: samples of shape {tuple(video.shape)}, a window is {case.frames} frames of {size} "
                 f"({len(unknown)} of them unknown): store (samples, frames, channels, height, width)."
             )
-        if video.is_floating_point() and not bool(torch.isfinite(video).all()):
-            raise ValueError(f"{where} holds values that are not numbers (nan or infinity).")
+        _finite(video, place)
         if video.dtype != clip.frames.dtype:
-            raise ValueError(
-                f"{where}: samples are {video.dtype}, the clips are {clip.frames.dtype}: store them alike."
-            )
+            raise ValueError(f"{place}: samples are {video.dtype}, clips are {clip.frames.dtype}: store them alike.")
         if video.shape[1] == case.frames:
             self._compare_known(video, case, clip)
             return video
@@ -155,13 +189,30 @@ class Stored:
             self.shifted = max(self.shifted, gap)
 
 
+def _finite(video: Tensor, place: _Place) -> Tensor:
+    if video.is_floating_point() and not bool(torch.isfinite(video).all()):
+        raise ValueError(f"{place} holds values that are not numbers (nan or infinity).")
+    return video
+
+
+def _entries(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """The frames of an .npz and what their values span."""
+    try:
+        with np.load(path, allow_pickle=False) as entries:
+            span = tuple(entries["value_range"].tolist()) if "value_range" in entries.files else None
+            frames = entries["frames"] if "frames" in entries.files else entries[entries.files[0]]
+    except Exception:  # a spoiled archive fails in the words of any module it passes through
+        raise ValueError(f"{path} is not a readable array of numbers.") from None
+    return frames, span or (0.0, 255.0)
+
+
 def _all_in_one(path: Path) -> np.ndarray:
     """All clips of one array file."""
     try:
         loaded = np.load(path, allow_pickle=False)
         array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable array ({error}).") from None
+    except Exception:
+        raise ValueError(f"{path} is not a readable array of numbers.") from None
     if array.ndim != 5:
         raise ValueError(f"{path}: the array has shape {array.shape}, expected all clips as (N, T, H, W, C).")
     return array
@@ -169,8 +220,5 @@ def _all_in_one(path: Path) -> np.ndarray:
 
 def _files(folder: Path) -> list[Path]:
     """Files of a folder by name, numbers in it as numbers."""
-    found = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    found = [
-        path for path in found if path.suffix.lower() in SUFFIXES | {".mp4", ".avi", ".webm", ".mkv", ".gif", ".webp"}
-    ]
+    found = [path for path in folder.iterdir() if path.is_file() and looks_like_clip(path) and path.name[0] != "."]
     return sorted(found, key=lambda path: [int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", path.name)])

@@ -47,6 +47,7 @@ class Windows:
     futures: Callable[[int], Tensor] | None = None  # window -> its true futures (n, unknown frames, c, h, w), 8-bit
     notes: tuple[str, ...] = ()  # what the user should know of how they were found
     deviations: tuple[str, ...] = ()  # in what their frames are not as the protocol says
+    rates: tuple[float, ...] = ()  # frames per second that the clips are stored at, each once
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -134,6 +135,7 @@ def windows(protocol: Protocol, case: Case, cut: Cut, dir: Path | str, *, like: 
         futures=_true_futures(protocol, case, places, spec),
         notes=(*left, *_fitting(places, spec)),
         deviations=(f"frames resized by antialiased bilinear, not by {protocol.resampling}",) if ours else (),
+        rates=tuple(sorted({round(place.listed.fps, 2) for place in places if place.listed.fps})),
     )
 
 

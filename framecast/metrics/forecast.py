@@ -20,8 +20,13 @@ from framecast.metrics.image import psnr
 Estimator = Literal["empirical", "fair"]
 
 
-def eight_bit(values: Num[Tensor, "*shape"], *, value_range: tuple[float, float]) -> UInt8[Tensor, "*shape"]:
-    """Values of a range as grey levels 0 to 255, rounded to nearest; uint8 stays as it is.
+def eight_bit(
+    values: Num[Tensor, "*shape"],
+    *,
+    value_range: tuple[float, float],
+    how: Literal["round", "truncate"] = "round",
+) -> UInt8[Tensor, "*shape"]:
+    """Values of a range as grey levels 0 to 255, rounded to nearest (or cut off, as some papers do); uint8 stays.
 
     Example:
         >>> eight_bit(torch.tensor([-1.0, 0.0, 1.0]), value_range=(-1.0, 1.0)).tolist()
@@ -30,7 +35,8 @@ def eight_bit(values: Num[Tensor, "*shape"], *, value_range: tuple[float, float]
     if values.dtype == torch.uint8:
         return values
     low, high = value_range
-    return ((values - low) * (255.0 / (high - low))).clamp(0, 255).round().to(torch.uint8)
+    levels = ((values - low) * (255.0 / (high - low))).clamp(0, 255)
+    return (levels.round() if how == "round" else levels.floor()).to(torch.uint8)
 
 
 def crps(

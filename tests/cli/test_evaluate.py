@@ -66,7 +66,13 @@ def test_a_stopped_evaluation_goes_on(cast, folder, tmp_path, monkeypatch, tmp_p
     assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
     assert cast(*words, "--json").json["out"].endswith("-2")  # it is finished, and stays as it is
     ran = cast(*words, "--out", out, "--seed", 1)
-    assert ran.code == 1 and "is not empty" in ran.err
+    assert ran.code == 1 and "holds a finished result" in ran.err
+    stopped = tmp_path / "mine"
+    monkeypatch.setattr(Computed, "samples", stops)
+    done.clear()
+    assert cast(*words, "--out", stopped).code == 130
+    ran = cast(*words, "--out", stopped, "--seed", 1)
+    assert ran.code == 1 and "model.seed: 0 there, 1 here" in ran.err
 
 
 def test_samples_that_an_evaluation_kept_are_judged_alike(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
@@ -129,8 +135,30 @@ def test_two_processes_draw_what_one_draws(folder, tmp_path, tmp_path_factory):
     told = []
     for number in ("1", "2"):
         out = tmp_path / number
-        ran = subprocess.run([*words, "--out", str(out), "--devices", number], capture_output=True, text=True, timeout=300)
+        ran = subprocess.run(
+            [*words, "--out", str(out), "--devices", number], capture_output=True, text=True, timeout=300
+        )
         assert ran.returncode == 0, ran.stderr
         told.append(json.loads((out / "result.json").read_text())["cases"][0]["forecasts"][0]["scores"])
         assert len(list((out / "samples").rglob("*.npz"))) == 5
     assert told[0] == told[1]
+
+
+def test_clips_that_somebody_drew_from_nothing_are_judged(cast, folder, tmp_path):
+    import numpy as np
+
+    clips = np.random.default_rng(0).integers(0, 256, (12, 16, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "drawn.npz", arr_0=clips)
+    for split in ("train", "test"):
+        (tmp_path / "ucf" / split).mkdir(parents=True)
+        for i in range(7):
+            np.save(tmp_path / "ucf" / split / f"{i}.npy", clips[i])
+    ran = cast("evaluate", "drawn.npz", "--protocol", "pvdm-fvd16-ucf", "--data", "ucf", "--json")
+    assert ran.code == 0, ran.err
+    (told,) = ran.json["cases"][0]["forecasts"]
+    assert told["sets"]["rf3d-v1 motion"]["n_fake"] == 12 and told["sets"]["rf3d-v1 motion"]["n_real"] == 7
+    assert "sets of 12 drawn clips instead of 2048" in ran.json["deviations"]
+    assert any(line.startswith("clips of 3 × 32 × 32 instead of 3 × 256 × 256") for line in ran.json["deviations"])
+    assert "how the stored samples were drawn is not known" in ran.json["model_deviations"]
+    ran = cast("evaluate", "drawn.npz", "--protocol", "ramvid-ucf-uncond", "--data", "ucf")
+    assert ran.code == 0 and "no C3D weights were given" in ran.out, ran.err

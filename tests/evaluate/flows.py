@@ -13,8 +13,10 @@ def wave(number: int, frames: int) -> torch.Tensor:
     return (0.8 * torch.sin(0.4 * x + 0.1 * y * number - 2 * torch.pi * t / (9 + number / 16)))[:, None].float()
 
 
-def write_flows(folder: Path, *, flows: int = 32, frames: int = 60, set_name: str = "vortex32", seed: int = 0) -> Path:
-    for split, count in (("test", flows), ("train", 3)):
+def write_flows(
+    folder: Path, *, flows: int = 32, frames: int = 60, set_name: str = "vortex32", seed: int = 0, train: int = 3
+) -> Path:
+    for split, count in (("test", flows), ("train", train)):
         for number in range(count):
             told = {"set": set_name, "split": split, "number": number, "seed": seed, "period": 9 + number / 16}
             path = folder / split / f"flow_{number:04d}.npz"

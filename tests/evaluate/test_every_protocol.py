@@ -8,13 +8,14 @@ import torch
 import framecast
 from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.data.array_file import write_array
-from framecast.data.simulate.sets import simulate
+from framecast.data.simulate.sets import SETS, simulate
 from framecast.evaluate.feature_cache import FeatureCache
+from framecast.evaluate.kept import Kept, identity
 from framecast.evaluate.plan import Networks, Plan
 from framecast.evaluate.protocols import PROTOCOLS
 from framecast.evaluate.result import result
 from framecast.evaluate.run import evaluate
-from framecast.evaluate.samples import Computed, Kept
+from framecast.evaluate.samples import Computed
 from framecast.experiment import VideoSpec, to_plain
 from framecast.metrics.c3d import C3D, Probabilities
 from framecast.metrics.features import FeatureNetwork
@@ -127,12 +128,13 @@ def test_protocol_runs_and_says_what_it_is_not(name, tree, models, cache, i3d, c
         rules=rules, data=data, like=model.video, windows=2, samples=2, networks=networks, cache=cache,
         shown=tmp_path / "shown",
     )  # fmt: skip
-    source = Kept(Computed(model, task=rules.task, quantise=rules.quantise), tmp_path / "samples", {"of": name})
+    computed = Computed(model, task=rules.task, quantise=rules.quantise)
+    source = Kept(computed, tmp_path / "samples", identity(rules, computed))
     told = result(plan, source, evaluate(plan, source), device=torch.device("cpu"))
     json.dumps(told, allow_nan=False)
     assert told["protocol"] == f"{name}-partial" and told["deviations"]
     assert told["is_not"] and len(told["cases"]) == len(rules.cases)
-    assert told["assumed"] or rules.set.startswith(("vortex", "bouncing"))
+    assert told["assumed"] or rules.set in SETS
     missing = [line for line in told["deviations"] if "not computed" in line]
     assert missing == [], missing
     for case in told["cases"]:

@@ -10,11 +10,13 @@ import torch
 import framecast
 from framecast.evaluate.baselines import baseline
 from framecast.evaluate.feature_cache import FeatureCache
-from framecast.evaluate.protocols import PROTOCOLS, protocol
-from framecast.evaluate.result import deviations, result, write
+from framecast.evaluate.kept import Kept, identity
 from framecast.evaluate.plan import Plan
+from framecast.evaluate.protocols import PROTOCOLS, protocol
+from framecast.evaluate.result import deviations, model_deviations, result, write
 from framecast.evaluate.run import evaluate, judge, simple_sources
-from framecast.evaluate.samples import Computed, Kept
+from framecast.evaluate.samples import Computed
+from framecast.evaluate.stored import Stored, samples_in
 from framecast.evaluate.terms import Case
 from framecast.evaluate.windows import windows
 from tests.cli.conftest import bundle
@@ -119,6 +121,8 @@ def test_a_whole_result_holds_scores_sets_and_what_differs(plan, tmp_path):
     assert told["protocol"] == "smoke-lbm-partial"
     assert "8 windows instead of 128" in told["deviations"]
     assert "sets of 8 judged clips instead of 512" in told["deviations"]
+    assert "8 real clips instead of 512" in told["deviations"]
+    assert told["data"]["sets"]["4-12"]["real"] == 8 and len(told["data"]["sets"]["4-12"]["real_sha256"]) == 64
     held, *others = told["cases"][0]["forecasts"]
     assert held["name"] == "persistence" and held["kind"] == "model" and {o["kind"] for o in others} == {"simple"}
     assert held["scores"]["crps_fair"]["units"] == 8 and held["by_frame"]["ssim"]["frames"] == list(range(4, 16))
@@ -133,23 +137,50 @@ def test_a_whole_result_holds_scores_sets_and_what_differs(plan, tmp_path):
     assert len(lines) == 1 + 8 * len(told["cases"][0]["forecasts"]) and lines[1].startswith("4 → 12,persistence,flow_")
 
 
-def test_only_the_whole_protocol_carries_its_name(folder, tmp_path):
-    plan = Plan(rules=replace(SMOKE, sets=None), data=folder, cache=FeatureCache(tmp_path / "f.sqlite"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The set with as many training flows as it must have."""
+    return write_flows(tmp_path_factory.mktemp("whole"), train=64)
+
+
+def test_only_the_whole_protocol_carries_its_name(whole, tmp_path):
+    plan = Plan(rules=SMOKE, data=whole, cache=FeatureCache(tmp_path / "f.sqlite"))
     source = simple("persistence")
-    source.most = 8  # asked for the protocol's number, whatever differs
     cases = evaluate(plan, source)
-    assert deviations(plan, source, cases) == []
+    assert deviations(plan, cases) == [] == model_deviations(plan, source)
     assert result(plan, source, cases, device=CPU)["protocol"] == "smoke-lbm"
 
 
+def test_what_differs_is_told_one_by_one(whole, folder, model, tmp_path):
+    def told(plan, source):
+        few = replace(plan, windows=2, samples=2, cache=FeatureCache(tmp_path / "f.sqlite"), _cuts={})
+        return result(few, source, evaluate(few, source), device=CPU)["deviations"]
+
+    plan = Plan(rules=replace(SMOKE, sets=None, metrics=("crps",)), data=whole)
+    assert told(plan, simple("mean-frame")) == ["2 windows instead of 128", "2 samples instead of 8"]
+    fewer = told(replace(plan, data=folder), simple("mean-frame"))
+    assert fewer[2:] == ["3 of the 64 training clips of vortex32 to look things up in, 0 of another"]
+    stated = replace(plan, rules=replace(plan.rules, sampler={"steps": 3, "sampler": "ddim", "colour": 1}))
+    drawn = Computed(model, options=model.options({"steps": 2, "overlap": 3}))
+    assert told(stated, drawn)[2:] == [
+        "steps 2 instead of 3",
+        "the protocol states colour 1, which this model does not have",
+        "overlap 3, which is neither stated nor the model's own",
+    ]
+    smaller = replace(model.video, height=16, width=16)
+    assert "clips of 1 × 16 × 16 instead of 1 × 32 × 32" in told(replace(plan, like=smaller), simple("mean-frame"))[2]
+    any_number = replace(plan.rules, paired=replace(SMOKE.paired, clips=None))
+    assert "the first 2 of 128 windows only" in told(replace(plan, rules=any_number), simple("mean-frame"))
+
+
 def test_samples_are_drawn_once_and_kept(model, plan, tmp_path, monkeypatch):
-    calls = []
+    calls, whose = [], identity(SMOKE, Computed(model))
     real = type(model.system).sample
     monkeypatch.setattr(type(model.system), "sample", lambda *a, **k: calls.append(1) or real(*a, **k))
     plan = replace(plan, windows=2, samples=2)
     told = []
     for _ in range(2):
-        kept = Kept(Computed(model), tmp_path / "samples", {"model": "this"})
+        kept = Kept(Computed(model), tmp_path / "samples", whose)
         told.append(result(plan, kept, evaluate(replace(plan, shown=tmp_path / "shown"), kept), device=CPU))
     drawn = len(calls)
     (kept.path(CASE, "flow_0001@0")).write_bytes(b"spoiled")
@@ -160,15 +191,60 @@ def test_samples_are_drawn_once_and_kept(model, plan, tmp_path, monkeypatch):
     shown = tmp_path / "shown" / "0" / "0"
     names = {path.name for path in shown.iterdir()}
     assert {"truth.npz", "about.json", "vortex-ramvid.npz", "persistence.npz"} <= names
-    with pytest.raises(ValueError, match="samples of another evaluation"):
-        Kept(Computed(model), tmp_path / "samples", {"model": "other"})
+    with pytest.raises(ValueError, match=r"samples of another evaluation \(model.seed: 0 there, 1 here\)"):
+        Kept(Computed(model, seed=1), tmp_path / "samples", identity(SMOKE, Computed(model, seed=1)))
 
 
-def test_drawn_bytes_are_truncated_where_the_protocol_does(model, cut):
-    # at 127.7 truncation gives 127, rounding 128
+def test_samples_of_other_frames_are_drawn_again(model, cut, tmp_path):
+    kept = Kept(Computed(model), tmp_path / "samples", identity(SMOKE, Computed(model)))
+    clip, name = cut.clips[0], cut.names[0]
+    first = kept.samples(CASE, name, clip, 2)
+    other = replace(clip, frames=-clip.frames)
+    again = kept.samples(CASE, name, other, 2)
+    assert torch.equal(again.video[:, :4], other.frames[:4].expand(2, -1, -1, -1, -1))
+    assert torch.equal(kept.samples(CASE, name, clip, 2).video, first.video)
+
+
+def stored(tmp_path, videos, names, **how):
+    for i, video in enumerate(videos):
+        np.savez(tmp_path / f"{i}.npz", frames=video.numpy())
+    return Stored(tmp_path, SMOKE, {CASE.slug: names}, **{"enough": len(names), **how})
+
+
+def test_stored_samples_are_taken_in_order_and_checked(cut, tmp_path):
+    clips, names = [cut.clips[i] for i in range(2)], cut.names[:2]
+    whole = stored(tmp_path, [clip.frames[None].repeat(3, 1, 1, 1, 1) for clip in clips], names)
+    assert samples_in(tmp_path) == tmp_path and whole.windows == 2
+    assert judge(whole, cut.first(2), CASE, GROUPS, samples=3).windows("crps").max() == 0 == whole.shifted
+    unknown = stored(tmp_path, [clip.frames[None, 4:] for clip in clips], names)
+    assert judge(unknown, cut.first(2), CASE, GROUPS, samples=3).windows("crps").max() == 0
+    swapped = stored(tmp_path, [clip.frames[None] for clip in reversed(clips)], names)
+    assert judge(swapped, cut.first(2), CASE, GROUPS, samples=1).windows("crps").min() > 1 and swapped.shifted > 1
+    uneven = stored(tmp_path, [clips[0].frames[None].repeat(2, 1, 1, 1, 1), clips[1].frames[None]], names)
+    with pytest.raises(ValueError, match=r"1 samples of window .* and 2 of those before"):
+        judge(uneven, cut.first(2), CASE, GROUPS, samples=2)
+    with pytest.raises(ValueError, match="holds 2 files, the protocol asks for 3 windows"):
+        Stored(tmp_path, SMOKE, {CASE.slug: cut.names[:3]}, enough=3)
+    with pytest.raises(ValueError, match="holds 2 files for 1 windows"):
+        Stored(tmp_path, SMOKE, {CASE.slug: names[:1]}, enough=1)
+
+
+def test_clips_drawn_from_nothing_are_drawn_in_chunks_and_kept(model, tmp_path):
+    rules, case = PROTOCOLS["generate-lbm"], PROTOCOLS["generate-lbm"].cases[0]
+    computed = Computed(model, task="generate")
+    kept = Kept(computed, tmp_path / "samples", identity(rules, computed))
+    ninth = kept.samples(case, "8", None, 1)
+    assert torch.equal(ninth.video, computed.samples(case, "8", None, 1).video) and ninth.video.shape[:2] == (1, 16)
+    assert [path.name for path in (tmp_path / "samples" / case.slug).iterdir()] == ["chunk_00001.npz"]
+    kept.samples(case, "0", None, 1)
+    read = Stored(tmp_path / "samples", rules, {case.slug: [str(i) for i in range(20)]}, enough=1)
+    assert read.windows == 16 and torch.equal(read.samples(case, "8", None, 1).video, ninth.video)
+
+
+def test_drawn_bytes_are_truncated_where_the_protocol_does():
     clip = framecast.Clip(torch.full((4, 1, 2, 2), 100, dtype=torch.uint8))
     clip.frames[2:] += 55
-    case = Case(known=(0, 3), frames=4)
+    case = Case(known=(0, 3), frames=4)  # blended: 118.33 and 136.67
     told = {
         q: Computed(baseline("linear-blend"), quantise=q).samples(case, "w", clip, 1) for q in ("round", "truncate")
     }
@@ -202,6 +278,8 @@ def test_the_package_is_the_verb(model, folder, tmp_path):
     assert told["model"]["sample"]["steps"] == 2 and told["protocol"] == "smoke-lbm-partial"
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == told
     assert len(list((tmp_path / "out" / "samples" / CASE.slug).iterdir())) == 2
+    with pytest.raises(ValueError, match="holds a finished result"):
+        framecast.evaluate(model, data=folder, out=tmp_path / "out")
 
 
 def test_windows_are_ranked_by_how_much_they_move(cut):
