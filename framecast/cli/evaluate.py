@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, duration, table
 from framecast.cli.draw import argument_device, load_model, many, out_folder
+from framecast.cli.judged import published_words, tell
 from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from framecast.generate import Model
 
 _OUT = "FRAMECAST_EVALUATE_OUT"  # where processes that one command has started write
-# what a table shows of a forecast, where it has it
-COLUMNS = ("crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage")
 
 
 def _arguments_data(parser: Parser) -> None:
@@ -180,7 +179,7 @@ def _run(plan: Plan, source: Source, out: Path, args: argparse.Namespace, consol
     except KeyboardInterrupt:
         _tell_stopped(out, console)
         return 130
-    _tell(told, console)
+    tell(told, console)
     files = [path.name for path in sorted(out.iterdir()) if path.is_file()]
     console.say(f"{out}: {', '.join(files)}, shown/, in {duration(time.perf_counter() - began)}")
     if args.report:
@@ -309,83 +308,6 @@ def _bytes(model: Model) -> bool:
     return tuple(map(float, model.video.value_range)) == (0.0, 255.0)
 
 
-def _tell(told: dict[str, Any], console: Console) -> None:
-    console.say(f"{told['protocol']}: {told['settings']['about']}")
-    for line in told["deviations"]:
-        console.say(f"  differs: {line}")
-    for line in told["assumed"]:
-        console.say(f"  assumed: {line}")
-    for line in told["is_not"]:
-        console.say(f"  not: {line}")
-    for case in told["cases"]:
-        _tell_case(case, console)
-    for line in told["data"]["notes"]:
-        console.say(f"  note: {line}")
-    for value in told["published"]:
-        console.say(f"  published: {_published(value)}")
-
-
-def _tell_case(case: dict[str, Any], console: Console) -> None:
-    model = case["forecasts"][0]
-    scores = model.get("scores", {})
-    columns = [name for name in COLUMNS if name in scores]
-    if columns:
-        units = next(iter(scores.values()))["units"]
-        count = next(iter(scores.values()))["count"]
-        console.say(f"{case['name']}: {many(count, 'window')} of {many(units, 'independent unit')}")
-        head = ["", "samples", *(_titled(scores[name]) for name in columns), f"{model['name']} minus this"]
-        rows = []
-        for forecast in case["forecasts"]:
-            own = forecast.get("scores", {})
-            paired = _interval(forecast["minus"][columns[0]]) if forecast.get("minus") else ""
-            rows.append(
-                [forecast["name"], forecast["samples"], *(_interval(own.get(name)) for name in columns), paired]
-            )
-        console.say(table(head, rows))
-        console.say("(in brackets 95 % intervals, bootstrap over independent units)")
-    if any(forecast["sets"] for forecast in case["forecasts"]):
-        _tell_sets(case, console)
-
-
-def _tell_sets(case: dict[str, Any], console: Console) -> None:
-    """A row per forecast, a column per figure; what the figure is between real clips stands in the last row."""
-    shown = [forecast for forecast in case["forecasts"] if forecast["sets"]]
-    figures = {name: figure for forecast in reversed(shown) for name, figure in forecast["sets"].items()}
-    first = next(iter(figures.values()))
-    console.say(f"{case['name']}: {many(first['n_fake'], 'clip')} beside {many(first['n_real'], 'real one')}")
-    rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in figures)] for f in shown]
-    floors = ["" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in figures.values()]
-    head = [figure["label"].removeprefix("rf3d-v1 ") for figure in figures.values()]
-    console.say(table(["rf3d-v1" if "rf3d-v1" in first["label"] else "", *head], [*rows, ["(floor)", *floors]]))
-    console.say(
-        "(in brackets 95 % intervals from disjoint folds; floor: the same between two halves of the real clips)"
-    )
-    for note in sorted({figure["note"] for figure in figures.values() if figure["note"]}):
-        console.say(f"  note: {note}")
-
-
-def _figure(told: dict[str, Any] | None) -> str:
-    return _interval(told | {"mean": told["value"]}) if told else ""
-
-
-def _titled(score: dict[str, Any]) -> str:
-    return f"{score['label']}{', ' + score['unit'] if score['unit'] else ''}"
-
-
-def _interval(told: dict[str, Any] | None) -> str:
-    if not told:
-        return ""
-    if told["low"] is None:
-        return "" if told["mean"] is None else f"{told['mean']:.3g}"
-    return f"{told['mean']:.3g} ({told['low']:.3g} to {told['high']:.3g})"
-
-
-def _published(value: dict[str, Any]) -> str:
-    number = "no number" if value["value"] is None else f"{value['value']:g}"
-    spread = "" if value["spread"] is None else f" ± {value['spread']:g}"
-    return f"{value['metric']} {value['method']} {number}{spread}" + (f" ({value['note']})" if value["note"] else "")
-
-
 def _list(records: Iterable[Any], console: Console, *, asked: bool) -> int:
     if not asked:
         raise UsageError("name a MODEL, or list the protocols with --protocol list.")
@@ -405,7 +327,7 @@ def _record(rules: Any, console: Console) -> int:
         console.say(f"  not: {line}")
     values = [asdict(value) for value in rules.published]
     for value in values:
-        console.say(f"  published: {_published(value)}")
+        console.say(f"  published: {published_words(value)}")
     console.say(f"source: {rules.source}")
     console.result({"protocol": rules.name, "published": values, "cases": []})
     return 0
