@@ -13,6 +13,7 @@ from framecast.cli.draw import (
     arguments_model,
     arguments_reading,
     load_model,
+    many,
     name_of,
     out_folder,
     read_for,
@@ -31,8 +32,9 @@ def _reconstruct(args: argparse.Namespace, console: Console) -> int:
     model, results, outs = load_model(args), [], list[Path]()
     for path in args.videos:
         outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
-    for path, out in zip(args.videos, outs, strict=True):
-        made = model.reconstruct(read_for(path, model, args, console, frames=None))
+    clips = [read_for(path, model, args, console, frames=None) for path in args.videos]  # all, before any is worked on
+    for path, clip, out in zip(args.videos, clips, outs, strict=True):
+        made = model.reconstruct(clip)
         files = made.save(out)
         scores = made.scores()
         assert scores is not None
@@ -73,12 +75,17 @@ def _levels(text: str) -> int | Literal["all"]:
 
 def _score(args: argparse.Namespace, console: Console) -> int:
     model, results, outs = load_model(args), [], list[Path]()
+    context = args.context or 0
     for path in args.videos:
         outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
-    for path, out in zip(args.videos, outs, strict=True):
-        clip = read_for(path, model, args, console, frames=None)
+    clips = [read_for(path, model, args, console, frames=None) for path in args.videos]
+    for path, clip in zip(args.videos, clips, strict=True):  # all, before any is worked on
+        if context >= len(clip):
+            had = many(len(clip), "frame")
+            raise ValueError(f"{path}: context is {context}, the clip has {had}: leave at least one to score.")
+    for path, clip, out in zip(args.videos, clips, outs, strict=True):
         with console.progress(path, unit="network calls") as progress:
-            found = model.score(clip, context=args.context or 0, levels=args.levels, seed=args.seed, progress=progress)
+            found = model.score(clip, context=context, levels=args.levels, seed=args.seed, progress=progress)
         files = found.save(out)
         results.append({"clip": path, "files": [str(file) for file in files], **found.plain()})
     rows = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ def _compare_arguments(parser: Parser) -> None:
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
     from framecast.data.files import new_folder
-    from framecast.evaluate.compare import compare, save_pictures
+    from framecast.evaluate.compare import SETS, compare, save_pictures
     from framecast.evaluate.result_folder import read_result
 
     if len(args.results) < 2:
@@ -35,9 +36,15 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
     told = compare(results)
     out = out_folder(args, f"compare-{told.protocol}")
     console.say(", ".join([told.protocol, *told.deviations]))
+    numbers = {line: n for n, line in enumerate(dict.fromkeys(line for some in told.of_models for line in some), 1)}
     for case in told.cases:
-        console.say(f"\n{case.name}\n{_table(told, case)}")
-    console.say("(in brackets 95 % intervals, bootstrap over independent units; differences are paired by window)")
+        console.say(f"\n{case.name}\n{_tables(told, case, numbers)}")
+    for line, number in numbers.items():
+        console.say(f"[{number}] {line}")
+    if any(case.scores for case in told.cases):
+        console.say("(in brackets 95 % intervals, bootstrap over independent units; differences are paired by window)")
+    if any(case.sets for case in told.cases):
+        console.say(f"(sets: in brackets {SETS})")
     for note in told.notes:
         console.note(f"{note}.")
     with new_folder(out):
@@ -48,13 +55,23 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _table(told: Comparison, case: Case) -> str:
-    """A line per metric: every model's figure, then the others minus the first."""
-    rows = []
-    for metric in [*case.scores.values(), *case.sets.values()]:
-        minus = [str(interval) for interval in metric.minus_first] or [""] * len(told.names[1:])
-        rows.append([metric.heading, *map(_figure, metric.values), *minus])
-    return table(["", *told.names, *(f"{name}, minus the first" for name in told.names[1:])], rows)
+def _tables(told: Comparison, case: Case, numbers: Mapping[str, int]) -> str:
+    """Means over windows, with every model's figure and the others minus the first; then sets, with their floors."""
+    marks = [" ".join(f"[{numbers[line]}]" for line in some) for some in told.of_models]
+    differs = [["differs in", *marks]] if numbers else []
+    minus = [f"{name}, minus the first" for name in told.names[1:]]
+    scores, sets = list(differs), list(differs if not case.scores else ())
+    for metric in case.scores.values():
+        scores.append([metric.heading, *map(_figure, metric.values), *map(str, metric.minus_first)])
+    for metric in case.sets.values():
+        sets.append([metric.heading, *map(_figure, metric.values), _figure({"value": metric.values[0].get("floor")})])
+    parts = [(scores, minus)] if case.scores else []
+    parts += [(sets, ["floor"])] if case.sets else []
+    return "\n\n".join(_table(["", *told.names, *last], rows) for rows, last in parts)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return table(head, [row + [""] * (len(head) - len(row)) for row in rows])
 
 
 def _figure(told: Mapping[str, Any]) -> str:
@@ -86,14 +103,29 @@ def _report(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.report import write_report
 
     out = args.out or Path("out") / f"report-{args.sources[0].resolve().name}.html"
-    if out.exists() and args.out:
-        raise ValueError(f"{out} exists already, and nothing is overwritten: use --out {_free(out)}.")
+    if args.out:
+        _check_page(out, name=f"report-{args.sources[0].resolve().name}.html")
     with console.progress("report", unit="sections") as progress:
         written = write_report(args.sources, _free(out), progress=progress)
     size = written.stat().st_size
     console.say(f"{written}: {many(len(args.sources), 'source')}, {size / 1e6:.1f} MB, opens without a network")
     console.result({"out": str(written), "bytes": size})
     return 0
+
+
+def _check_page(out: Path, *, name: str) -> None:
+    """Refuse a place where no page can be written, and name one where it can."""
+    nearest = next((folder for folder in out.parents if folder.exists()), Path())
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: name the page in it, --out {_free(out / name)}.")
+    if not nearest.is_dir():
+        raise ValueError(f"{nearest} is a file, and no page can lie in it: use --out {_free(Path(out.name))}.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{out}: a report is a web page; name it .html: --out {_free(out.with_suffix('.html'))}.")
+    if out.exists():
+        raise ValueError(f"{out} exists already, and nothing is overwritten: use --out {_free(out)}.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"nothing can be written to {nearest}: choose another place with --out FILE.html.")
 
 
 def _free(path: Path) -> Path:

@@ -21,6 +21,10 @@ from framecast.evaluate.result_folder import Result, Shown, Windows, distinct_na
 _PROSE = ("name", "about", "source", "published", "is_not")  # settings that change nothing of what is measured
 _WORDS = ("label", "unit", "better", "how", "note")  # of a figure
 _TOLD = 3  # differences named in one sentence
+SETS = (  # what a figure of sets and its floor are
+    "95 % intervals from disjoint folds, conservative near the floor; floor: between two halves of the real clips, "
+    "half as many each, so that Fréchet distances are about twice as high there as they would be with all"
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,10 @@ class Case:
 class Comparison:
     """Results that answer the same question."""
 
-    protocol: str
-    deviations: tuple[str, ...]
+    protocol: str  # its name, with `-partial` where any of them deviates
+    deviations: tuple[str, ...]  # of the question, the same for all
     names: tuple[str, ...]  # of the results, all different
+    of_models: tuple[tuple[str, ...], ...]  # of each result: deviations of its model, which may differ
     cases: tuple[Case, ...]
     notes: tuple[str, ...]  # what could not be compared
 
@@ -72,6 +77,7 @@ class Comparison:
             "protocol": self.protocol,
             "deviations": list(self.deviations),
             "names": list(self.names),
+            "model_deviations": {name: list(lines) for name, lines in zip(self.names, self.of_models)},
             "minus": self.names[0],
             "cases": [
                 {
@@ -97,8 +103,8 @@ class Comparison:
 def unlike(first: Result, other: Result, names: Sequence[str] = ("the first", "the second")) -> str:
     """In what two results do not answer the same question, in words; empty where they do.
 
-    Compared are the protocol, its settings (not their prose), the deviations, the data and the weights of metrics that
-    both have used.
+    Compared are the protocol, its settings (not their prose), the deviations but those of the models (how many steps
+    one draws with is no part of the question), the data and the weights of metrics that both have used.
     """
     return "; ".join(list(_differences(first, other, *names))[:_TOLD])
 
@@ -112,18 +118,38 @@ def _differences(a: Result, b: Result, first: str, second: str) -> Iterator[str]
         if (x := told[0].get(key)) != (y := told[1].get(key)):
             yield f"{first} used {key} {_said(x)}, {second} {_said(y)}"
     for has, lacks, one, two in ((a, b, first, second), (b, a, second, first)):
-        for deviation in has.deviations:
-            if deviation not in lacks.deviations:
+        for deviation in has.of_question:
+            if deviation not in lacks.of_question:
                 yield f"{one} deviates from the protocol ({deviation}), {two} does not do so"
     if (x := a.told["data"].get("windows")) != (y := b.told["data"].get("windows")):
-        yield f"{first} used {_said(x)} windows, {second} {_said(y)}"
+        yield f"{first} used {many(x, 'window')}, {second} {_said(y)}"
     elif (x := a.told["data"].get("sha256")) != (y := b.told["data"].get("sha256")):
         yield f"{first} was judged on other frames than {second} (data {str(x)[:12]}…, {str(y)[:12]}…)"
+    yield from _other_sets(a, b, first, second)
     for metric in sorted(set(a.told.get("weights", {})) & set(b.told.get("weights", {}))):
         told = [_flat(one.told["weights"][metric] or {}) for one in (a, b)]
         for key in {**told[0], **told[1]}:
             if (x := told[0].get(key)) != (y := told[1].get(key)):
                 yield f"{first} used {metric} weights of {key} {_said(x)}, {second} {_said(y)}"
+
+
+def _other_sets(a: Result, b: Result, first: str, second: str) -> Iterator[str]:
+    """Other real clips, or other numbers of clips, of cases that both say this of."""
+    one, two = (result.told["data"].get("sets", {}) for result in (a, b))
+    for case in (case for case in one if case in two):
+        for key, what in (("real", "real clip"), ("judged", "judged clip")):
+            x, y = one[case].get(key), two[case].get(key)
+            if x != y and None not in (x, y):
+                yield f"{first} used sets of {many(x, what)} ({case}), {second} {y}"
+        p, q = (str(sets[case].get("real_sha256") or "") for sets in (one, two))
+        if p != q and p and q:
+            yield f"{first} was judged beside other real clips than {second} ({case}: {p[:12]}…, {q[:12]}…)"
+
+
+def many(number: Any, thing: str) -> str:
+    """A number of things in words: `1 window`, `2 windows`."""
+    text = f"{number:,}" if isinstance(number, int) else _said(number)
+    return f"{text} {thing}" + ("s" if number != 1 else "")
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -160,16 +186,19 @@ def compare(results: Sequence[Result]) -> Comparison:
         raise ValueError(f"cannot compare: {names[0]} and the others have no case in common.")
     notes: list[str] = []
     cases = tuple(_case(name, results, names, notes) for name in shared)
-    first = results[0]
-    return Comparison(first.protocol, tuple(first.deviations), tuple(names), cases, tuple(dict.fromkeys(notes)))
+    protocol = next((result.protocol for result in results if result.deviations), results[0].protocol)
+    of_models = tuple(tuple(result.of_model) for result in results)
+    return Comparison(
+        protocol, tuple(results[0].of_question), tuple(names), of_models, cases, tuple(dict.fromkeys(notes))
+    )
 
 
 def _case(name: str, results: Sequence[Result], names: Sequence[str], notes: list[str]) -> Case:
     found = [result.case(name) for result in results]
     told = [model_forecast(case) for case in found if case is not None]
     windows = [result.windows(name, one["name"]) for result, one in zip(results, told)]
-    for who, one in zip(names, windows):
-        if one is None:
+    for who, forecast, one in zip(names, told, windows):
+        if one is None and forecast.get("scores"):  # of sets alone there are no windows
             notes.append(f"{who} has no windows.csv, so its differences have no interval")
     scores = {}
     for key in _shared([one.get("scores", {}) for one in told], names, notes):

@@ -16,7 +16,7 @@ from pathlib import Path
 from framecast import __version__
 from framecast.data.files import new_file
 from framecast.data.plot import training_curves
-from framecast.evaluate.compare import unlike
+from framecast.evaluate.compare import many, unlike
 from framecast.evaluate.report_pictures import SHELF, Picture, Shelf, calibration, further, headline, windows
 from framecast.evaluate.report_tables import (
     Judged,
@@ -175,7 +175,8 @@ def _judged_section(
     first = group[0][1]
     settings, names = first.told["settings"], _case_names(group)
     several = len(group) > 1
-    title = f"Results under {first.protocol}" if several else f"{group[0][0]} under {first.protocol}"
+    protocol = next((result.protocol for _, result in group if result.deviations), first.protocol)
+    title = f"Results under {protocol}" if several else f"{group[0][0]} under {first.protocol}"
     anchor, cases = ids(title), []
     for name in names:
         judged = [Judged(who, result, case) for who, result in group if (case := result.case(name)) is not None]
@@ -186,17 +187,25 @@ def _judged_section(
     about = [" | ".join(name for name, _ in group) if several else "", described[:1].upper() + described[1:]]
     about += [", ".join(str(settings[key]) for key in ("set", "split") if settings.get(key))]
     if data.get("windows"):
-        about.append(f"{data['windows']} windows of {data.get('units', '–')} independent units")
+        about.append(f"{many(data['windows'], 'window')} of {many(data.get('units', '–'), 'independent unit')}")
     return Section(
         id=anchor,
         title=title,
         about=" · ".join(text.rstrip(".") for text in about if text),
-        deviations=_gathered(first.deviations, [case["name"] for case in first.told["cases"]]),
+        deviations=_gathered(_deviations(group), [case["name"] for case in first.told["cases"]]),
         is_not=first.told.get("is_not", ()),
         assumed=first.told.get("assumed", ()),
         cases=cases,
         texts=_settings(group),
     )
+
+
+def _deviations(group: Sequence[tuple[str, Result]]) -> list[str]:
+    """Of the question, which all of a group share; then a line for each model that has its own."""
+    if len(group) == 1:
+        return group[0][1].deviations
+    models = [f"{name}: {'; '.join(result.of_model)}" for name, result in group if result.of_model]
+    return [*group[0][1].of_question, *models]
 
 
 def _gathered(deviations: Sequence[str], cases: Sequence[str]) -> list[str]:
@@ -336,7 +345,7 @@ def _rendered(sections: Sequence[Section], groups: Sequence[Sequence[tuple[str, 
     )
     title = sections[0].title if len(sections) == 1 else "framecast report"
     counts = [(sum(map(len, groups)), "evaluation"), (len(runs), "training run")]
-    lead = " and ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in counts if n)
+    lead = " and ".join(many(n, what) for n, what in counts if n)
     contents = [(section.id, section.title) for section in sections if len(sections) > 1]
     for section in sections:
         for case in section.cases:

@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool2d
 from framecast.data.image_file import write_image
 from framecast.data.media import Row, grid, save_view, strip
 from framecast.data.plot import Curve, curves, rank_bars, score_maps
-from framecast.evaluate.report_tables import Judged, number
+from framecast.evaluate.report_tables import Judged, beside, number
 from framecast.evaluate.result_folder import Shown
 from framecast.metrics.forecast import crps_maps, eight_bit
 from framecast.video import Clip
@@ -97,7 +97,7 @@ def _draw(
     judged: Sequence[Judged], key: str, shelf: Shelf, found: list[Picture], *, inverted: Callable[[Curve], Curve] | None
 ) -> None:
     lines = [_curve(one.name, one.model, key, quiet=False) for one in judged]
-    lines += [_curve(str(simple["name"]), simple, key, quiet=True) for simple in judged[0].simple]
+    lines += [_curve(str(simple["name"]), simple, key, quiet=True) for simple in beside(judged)]
     lines.append(_curve("real clips", judged[0].model, key + _REAL, quiet=True))
     drawn = [line if inverted is None else inverted(line) for line in lines if line is not None]
     if not drawn:
@@ -211,7 +211,7 @@ def _read(kept: Sequence[tuple[Judged, Shown]]) -> _Window:
     first, place = kept[0]
     truth = place.truth()
     samples = {one.name: shown.samples(one.model["name"]) for one, shown in kept}
-    for simple in _best_simple(first):
+    for simple in _best_simple([one for one, _ in kept]):
         samples[simple] = place.samples(simple)[:8]
     samples = {name: [_bounded(clip) for clip in clips] for name, clips in samples.items() if clips}
     models = [one.name for one, _ in kept if one.name in samples]
@@ -221,10 +221,10 @@ def _read(kept: Sequence[tuple[Judged, Shown]]) -> _Window:
     return _Window(place.name, place.mask(length), truth, answers, samples, models)
 
 
-def _best_simple(one: Judged) -> list[str]:
-    """The simple forecasts that come nearest, by their first metric."""
-    key = next(iter(one.model.get("scores", {})), None)
-    told = [(s, s.get("scores", {}).get(key, {})) for s in one.simple]
+def _best_simple(judged: Sequence[Judged]) -> list[str]:
+    """The simple forecasts that come nearest, by the first metric."""
+    key = next(iter(judged[0].model.get("scores", {})), None)
+    told = [(s, s.get("scores", {}).get(key, {})) for s in beside(judged)]
     ranked = sorted(
         ((v["mean"] if v.get("better") != "higher" else -v["mean"], str(s["name"])) for s, v in told if v.get("mean"))
     )

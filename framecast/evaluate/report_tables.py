@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from framecast.evaluate.compare import Metric, paired
+from framecast.evaluate.compare import SETS, Metric, many, paired
 from framecast.evaluate.result_folder import Result, model_forecast
 
 _OPEN = "rf3d"  # metrics whose names begin so are the project's own and have no published values
@@ -36,6 +36,7 @@ class Table:
     head: tuple[str, ...]  # of all columns, the first included
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     note: str = ""
+    footnotes: tuple[str, ...] = ()  # [1], [2], … in heads of rows and in cells
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Judged:
     def simple(self) -> list[Mapping[str, Any]]:
         """The simple forecasts beside it."""
         return [one for one in self.case["forecasts"] if one["name"] != self.model["name"]]
+
+
+def beside(judged: Sequence[Judged]) -> list[Mapping[str, Any]]:
+    """The simple forecasts of the first result that are not judged themselves."""
+    names = {one.model["name"] for one in judged}
+    return [simple for simple in judged[0].simple if simple["name"] not in names]
 
 
 def number(value: float | None) -> str:
@@ -84,7 +91,7 @@ def heading(told: Mapping[str, Any], key: str) -> str:
 
 def scores(judged: Sequence[Judged]) -> Table:
     """Every metric of every model, and of the simple forecasts of the first one."""
-    columns = [(one.name, one.model) for one in judged] + [(s["name"], s) for s in judged[0].simple]
+    columns = [(one.name, one.model) for one in judged] + [(s["name"], s) for s in beside(judged)]
     keys = list(dict.fromkeys(key for _, one in columns for key in one.get("scores", {})))
     rows = []
     for key in keys:
@@ -95,9 +102,18 @@ def scores(judged: Sequence[Judged]) -> Table:
         cells = [Cell(c.text, c.small, best=i == best) for i, c in enumerate(cells)]
         rows.append((heading(about, key), tuple(cells)))
     rows.append(("samples of each window", tuple(Cell(str(one.get("samples", "–"))) for _, one in columns)))
+    rows += _differs(judged, [name for name, _ in columns])
     units = max((one.get("units") or 0 for one in judged[0].model.get("scores", {}).values()), default=0)
-    note = f"Small: 95 % intervals, bootstrap over {units} independent units. Bold: the best mean of the row."
+    note = f"Small: 95 % intervals, bootstrap over {many(units, 'independent unit')}. Bold: the best mean of the row."
     return Table("Means over windows and frames", ("", *(name for name, _ in columns)), tuple(rows), note)
+
+
+def _differs(judged: Sequence[Judged], columns: Sequence[str]) -> list[tuple[str, tuple[Cell, ...]]]:
+    """A row with what each model does otherwise than the protocol states; none for one model, or where none does."""
+    lines = {one.name: "; ".join(one.result.of_model) for one in judged}
+    if len(judged) < 2 or not any(lines.values()):
+        return []
+    return [("the model differs from the protocol", tuple(Cell("", lines.get(name, "")) for name in columns))]
 
 
 def _best(values: Sequence[float | None], better: str) -> int | None:
@@ -180,28 +196,34 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
 def sets(judged: Sequence[Judged]) -> Table | None:
     """Distances of whole sets of clips, and beside them that of real clips from real ones."""
     columns: list[tuple[str, Mapping[str, Any]]] = [(one.name, one.model) for one in judged]
-    columns += [(s["name"], s) for s in judged[0].simple]
+    columns += [(s["name"], s) for s in beside(judged)]
     columns = [(name, one) for name, one in columns if one.get("sets")]
     if not columns:
         return None
-    rows, said = [], dict[str, list[str]]()
+    rows = []
+    footnotes: dict[str, int] = {}  # note -> its number
     counts = {_counts(figure) for _, one in columns for figure in one["sets"].values()}
     for key in dict.fromkeys(key for _, one in columns for key in one["sets"]):
         told = [one["sets"].get(key) for _, one in columns]
-        about = next(one for one in told if one is not None)
-        cells = [Cell("–") if one is None else _set_cell(one, counted=len(counts) > 1) for one in told]
-        rows.append((heading(about, key), (*cells, Cell(number(about.get("floor"))))))
-        if about.get("note"):
-            said.setdefault(str(about["note"]), []).append(str(about.get("label") or key))
-    text = "Small: 95 % intervals from disjoint folds. Floor: real clips against real ones, in halves."
-    notes = [text, *(f"{', '.join(labels)}: {note}." for note, labels in said.items())]
+        known = [one for one in told if one is not None]
+        notes = list(dict.fromkeys(str(one["note"]) for one in known if one.get("note")))
+        for note in notes:
+            footnotes.setdefault(note, len(footnotes) + 1)
+        shared = len(notes) == 1 and all(one.get("note") for one in known)  # of the row, not of cells
+        head = heading(known[0], key) + (f" [{footnotes[notes[0]]}]" if shared else "")
+        marks = [f"[{footnotes[str(one['note'])]}]" if one and one.get("note") and not shared else "" for one in told]
+        cells = [_set_cell(one, mark, counted=len(counts) > 1) for one, mark in zip(told, marks)]
+        rows.append((head, (*cells, Cell(number(known[0].get("floor"))))))
+    if not any(one.model.get("scores") for one in judged):
+        rows += _differs(judged, [name for name, _ in columns])
     caption = f"Sets of clips: {counts.pop()}" if len(counts) == 1 else "Sets of clips"
-    return Table(caption, ("", *(name for name, _ in columns), "floor"), tuple(rows), " ".join(notes))
+    head_row = ("", *(name for name, _ in columns), "floor")
+    return Table(caption, head_row, tuple(rows), f"Small: {SETS}.", tuple(footnotes))
 
 
 def by_motion(judged: Sequence[Judged]) -> Table | None:
     """The first metric over windows that move least, a middle third, and windows that move most."""
-    columns = [(one.name, one.model) for one in judged] + [(s["name"], s) for s in judged[0].simple]
+    columns = [(one.name, one.model) for one in judged] + [(s["name"], s) for s in beside(judged)]
     columns = [(name, one) for name, one in columns if one.get("by_motion")]
     metric = next(iter(judged[0].model.get("scores", {})), "")
     if not columns or metric not in columns[0][1]["by_motion"]:
@@ -220,8 +242,10 @@ def _counts(told: Mapping[str, Any]) -> str:
     return f"{told.get('n_real') or 0:,} real, {told.get('n_fake') or 0:,} judged"
 
 
-def _set_cell(told: Mapping[str, Any], *, counted: bool) -> Cell:
-    parts = [span(told), _counts(told) if counted else ""]
+def _set_cell(told: Mapping[str, Any] | None, mark: str, *, counted: bool) -> Cell:
+    if told is None:
+        return Cell("–")
+    parts = [" ".join(filter(None, (span(told), mark))), _counts(told) if counted else ""]
     return Cell(number(told["value"]), "; ".join(part for part in parts if part))
 
 

@@ -8,6 +8,7 @@ of them may be missing. Nothing here computes a score.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from framecast.evaluate.result_shape import astray
 from framecast.video import Clip
 
 FORMAT = 2  # format_version of result.json
 _NEEDED = ("protocol", "deviations", "settings", "data", "model", "cases")
+_WHOSE = ("case", "forecast", "window", "unit")  # columns of windows.csv; the others are metrics
+_AGAIN = "run framecast evaluate again"
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,47 @@ class Result:
         """In what the run differs from its protocol."""
         return list(self.told["deviations"])
 
+    @property
+    def of_model(self) -> list[str]:
+        """Those deviations that say how this model draws, and leave the question as it is."""
+        return [line for line in self.told.get("model_deviations", ()) if line in self.told["deviations"]]
+
+    @property
+    def of_question(self) -> list[str]:
+        """Those that change what was asked: windows, samples, sizes, weights, …"""
+        return [line for line in self.deviations if line not in self.of_model]
+
     def case(self, name: str) -> dict[str, Any] | None:
         """The case of this name."""
         return next((case for case in self.told["cases"] if case["name"] == name), None)
 
     def windows(self, case: str, forecast: str) -> Windows | None:
-        """What `windows.csv` says of a forecast; None where there is no such file or forecast."""
-        path = self.path / "windows.csv"
-        if not path.is_file():
+        """What `windows.csv` says of a forecast; None where there is no such file, or no score to stand in it.
+
+        Raises:
+            ValueError: the file is not as it was written: columns or windows are missing, or it was cut.
+        """
+        path, count = self.path / "windows.csv", self._scored(case, forecast)
+        if not path.is_file() or not count:
             return None
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("case") == case and row.get("forecast") == forecast]
-        if not rows:
-            return None
-        metrics = [key for key in rows[0] if key not in ("case", "forecast", "window", "unit")]
-        values = {
-            metric: {row["window"]: number for row in rows if not math.isnan(number := _number(row[metric]))}
-            for metric in metrics
-        }
+        metrics, lines = _lines(path)
+        rows = [line for line in lines if line["case"] == case and line["forecast"] == forecast]
+        if len(rows) != count:
+            told = f"windows of {forecast} ({case}): {len(rows)} here, {count} there"
+            raise ValueError(f"{path} does not fit result.json ({told}): {_AGAIN}.")
+        values: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
+        for row in rows:
+            for metric in metrics:
+                number = _number(row[metric], f"{path}: {metric} of window {row['window']}")
+                if not math.isnan(number):
+                    values[metric][row["window"]] = number
         return Windows({row["window"]: row["unit"] for row in rows}, values)
+
+    def _scored(self, case: str, forecast: str) -> int:
+        """How many windows a forecast was scored on."""
+        forecasts = (self.case(case) or {}).get("forecasts", ())
+        scores: dict[str, Any] = next((one.get("scores", {}) for one in forecasts if one["name"] == forecast), {})
+        return max((int(score.get("count") or 0) for score in scores.values()), default=0)
 
     def shown(self, case: str) -> list[Shown]:
         """The windows of a case of which frames are kept."""
@@ -156,12 +182,18 @@ def read_result(path: Path | str) -> Result:
     if not isinstance(told, dict) or "protocol" not in told:
         raise ValueError(f"{file} has no protocol, so it is not the result of an evaluation (framecast evaluate).")
     version = told.get("format_version", 1)
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError(f"{file}: format_version is {version!r}, expected a whole number: {_AGAIN}.")
     if version != FORMAT:
-        what = "run framecast evaluate again" if version < FORMAT else "it needs a newer framecast"
+        what = _AGAIN if version < FORMAT else "it needs a newer framecast"
         raise ValueError(f"{file} is of format {version}, and this framecast reads format {FORMAT}: {what}.")
     missing = [key for key in _NEEDED if key not in told]
-    if missing or not told["cases"] or not all(case.get("forecasts") for case in told["cases"]):
-        raise ValueError(f"{file} lacks {', '.join(missing) or 'forecasts'}: run framecast evaluate again.")
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: {_AGAIN}.")
+    if wrong := astray(told):
+        raise ValueError(f"{file}: {wrong}: {_AGAIN}.")
+    if not told["cases"] or not all(case["forecasts"] for case in told["cases"]):
+        raise ValueError(f"{file} lacks forecasts: {_AGAIN}.")
     return Result(file.parent, told)
 
 
@@ -194,14 +226,34 @@ def _apart(results: Sequence[Result]) -> list[str]:
 def _facts(result: Result) -> dict[str, Any]:
     model = result.told["model"]
     sample = model.get("sample") or {}
+    sample = sample if isinstance(sample, dict) else {"sample": sample}
     return {"seed": model.get("seed"), **sample, "weights": str(model.get("sha256") or "")[:8]}
 
 
-def _number(text: str | None) -> float:
+def _lines(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The metrics of a windows.csv and all of its lines, each of them whole."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        columns, lines = list(table.fieldnames or ()), list(table)
+    except (ValueError, csv.Error):
+        raise ValueError(f"{path} is not a table in UTF-8: {_AGAIN}.") from None
+    missing = [name for name in _WHOSE if name not in columns]
+    if missing:
+        raise ValueError(f"{path} has no column {' and no column '.join(missing)}: {_AGAIN}.")
+    uneven = next((n for n, line in enumerate(lines, 2) if None in line or None in line.values()), None)
+    if uneven is not None or not text.endswith("\n"):
+        where = len(lines) + 1 if uneven is None else uneven
+        raise ValueError(f"{path} is cut short or damaged in line {where}: {_AGAIN}.")
+    return [name for name in columns if name not in _WHOSE], lines
+
+
+def _number(text: str, what: str) -> float:
+    """A figure; where there is none, not a number."""
     try:
         return float(text or "nan")
     except ValueError:
-        return math.nan
+        raise ValueError(f"{what} is {text!r}, not a number: {_AGAIN}.") from None
 
 
 def _array(path: Path) -> tuple[Tensor, float | None, tuple[float, float] | None] | None:

@@ -32,6 +32,18 @@ def test_compare_tells_machines_the_same_and_keeps_it(cast, pair, tmp_path):
     assert set(figure["values"]) == set(written["names"])
 
 
+def test_compare_marks_what_a_model_does_otherwise_and_says_what_a_floor_is(cast, tmp_path):
+    bare = {"leave_out": ["shown"]}
+    a = write_result(tmp_path / "a", model_deviations=["steps 2 instead of 1000", "rounded"], **bare)
+    b = write_result(tmp_path / "b", model="still", model_deviations=["rounded"], **bare)
+    ran = cast("compare", a, b)
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert lines[0] == "smoke-lbm-partial" and lines.count("differs in [1] [2] [2]") == 1
+    assert "[1] steps 2 instead of 1000" in lines and "[2] rounded" in lines
+    assert "rf3d-v1 motion ↓ 0.42 (0.4 to 0.44) 0.42 (0.4 to 0.44) 0.05" in lines
+    assert "about twice as high" in ran.out and "conservative near the floor" in ran.out
+
+
 def test_compare_without_frames_still_gives_the_table(cast, pair, tmp_path):
     bare = write_result(tmp_path / "bare", model="bare", leave_out=["shown", "windows"])
     ran = cast("compare", pair[0], bare)
@@ -60,7 +72,10 @@ def test_report_has_a_free_name_by_default(cast, tmp_path):
         (["compare", "a", "nowhere"], 1, "nowhere holds no result.json"),
         (["compare", "a", "c"], 1, "cannot compare: vortex-ramvid was judged by smoke-lbm, c by smoke-bounce."),
         (["report", "nowhere"], 1, "nowhere is neither a result"),
-        (["report", "a", "--out", "page.pdf"], 1, "name it .html"),
+        (["report", "a", "--out", "page.pdf"], 1, "name it .html: --out page.html."),
+        (["report", "a", "--out", "a"], 1, "a is a folder: name the page in it, --out a/report-a.html."),
+        (["report", "a", "--out", "a/result.json"], 1, "name it .html: --out a/result.html."),
+        (["report", "a", "--out", "a/result.json/b/p.html"], 1, "a/result.json is a file, and no page can lie in it"),
     ],
 )
 def test_bad_words_are_refused_in_a_sentence(cast, tmp_path, words, code, says):

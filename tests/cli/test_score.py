@@ -47,6 +47,13 @@ def test_scores_of_several_clips_lie_side_by_side(cast, model_folder, tmp_path):
     assert ran.code == 1 and "nothing in it is overwritten" in ran.err
 
 
+def test_all_clips_are_looked_at_before_the_first_is_scored(cast, model_folder, clip, tmp_path):
+    short = make_clip(tmp_path / "short.npz", frames=2)
+    for other, says in (("missing.npz", "missing.npz: there is no such file"), (short, "the clip has 2 frames: leave")):
+        ran = cast("score", model_folder, clip, other, "--levels", 2, "--context", 2)
+        assert ran.code == 1 and says in ran.err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

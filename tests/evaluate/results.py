@@ -54,6 +54,8 @@ def write_result(
     data_seed=0,
     settings=None,
     deviations=(),
+    model_deviations=(),
+    real="",
     published=(),
     leave_out=(),
     sample=None,
@@ -64,6 +66,8 @@ def write_result(
         error: how far the model's samples are off, in levels.
         data_seed: of the truth: results of one data seed have judged the same frames.
         settings: of the protocol, changed.
+        deviations: of the question; `model_deviations`: of the model, named after them.
+        real: sha256 of the real clips of sets; empty: not told.
         leave_out: of shown, by_frame, sets, ranks, spread_skill, windows, simple.
     """
     folder = Path(folder)
@@ -90,8 +94,9 @@ def write_result(
     folder.mkdir(parents=True, exist_ok=True)
     whole = {
         "format_version": 2,
-        "protocol": changed["name"] + ("-partial" if deviations else ""),
-        "deviations": list(deviations),
+        "protocol": changed["name"] + ("-partial" if deviations or model_deviations else ""),
+        "deviations": [*deviations, *model_deviations],
+        "model_deviations": list(model_deviations),
         "assumed": changed["assumed"],
         "is_not": changed["is_not"],
         "settings": changed,
@@ -107,6 +112,8 @@ def write_result(
         "published": changed["published"],
         "cases": told,
     }  # fmt: skip
+    if real:
+        whole["data"]["sets"] = {"2-4": {"real_sha256": real, "real": 512, "judged": 512}}
     (folder / "result.json").write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     if "windows" not in leave_out:
         with open(folder / "windows.csv", "w", newline="", encoding="utf-8") as file:

@@ -86,6 +86,48 @@ def test_weights_of_a_shared_metric_must_be_the_same(tmp_path):
     assert unlike(a, b) == ""
 
 
+def test_what_a_model_does_otherwise_is_shown_and_refuses_nothing(tmp_path):
+    fast, none = ["steps 2 instead of 1000", "rounded"], ["the protocol states steps 1000, which this model lacks"]
+    told = compare(
+        results(
+            tmp_path,
+            {"deviations": ["6 windows instead of 128"], "model_deviations": fast},
+            {"model": "still", "deviations": ["6 windows instead of 128"], "model_deviations": none},
+            {"model": "whole", "deviations": ["6 windows instead of 128"]},
+        )
+    )
+    assert told.of_models == (tuple(fast), tuple(none), ()) and told.deviations == ("6 windows instead of 128",)
+    assert told.protocol == "smoke-lbm-partial" and told.plain()["model_deviations"]["still"] == none
+    told = compare(results(tmp_path / "other", {"model": "whole"}, {"model": "still", "model_deviations": none}))
+    assert told.protocol == "smoke-lbm-partial"  # of either
+
+
+def test_a_result_that_does_not_tell_models_deviations_apart_has_none(tmp_path):
+    a, b = results(tmp_path, {}, {"model": "b", "deviations": ["steps 2 instead of 1000"]})
+    del b.told["model_deviations"]
+    assert "b deviates from the protocol (steps 2 instead of 1000), a does not" in unlike(a, b, ("a", "b"))
+
+
+def test_other_real_clips_are_refused_where_both_tell_them(tmp_path):
+    a, b, silent = results(tmp_path, {"real": "a" * 64}, {"model": "b", "real": "b" * 64}, {"model": "c"})
+    assert unlike(a, b) == (
+        "the first was judged beside other real clips than the second (2-4: aaaaaaaaaaaa…, bbbbbbbbbbbb…)"
+    )
+    assert unlike(a, silent) == unlike(silent, b) == ""
+    b.told["data"]["sets"]["2-4"].update(real_sha256="a" * 64, real=1)
+    assert unlike(b, a) == "the first used sets of 1 real clip (2-4), the second 512"
+    b.told["data"]["sets"]["2-4"].update(real=None, judged=None)
+    assert unlike(b, a) == ""
+
+
+def test_results_of_sets_alone_have_no_windows_to_miss(tmp_path):
+    pair = results(tmp_path, {"leave_out": ["windows"]}, {"model": "b", "leave_out": ["windows"]})
+    for result in pair:
+        del result.told["cases"][0]["forecasts"][0]["scores"]
+    told = compare(pair)
+    assert told.notes == () and told.cases[0].scores == {} and set(told.cases[0].sets) == {"rf3d_motion"}
+
+
 def test_words_about_a_protocol_are_no_difference(tmp_path):
     a, b = results(tmp_path, {}, {"settings": {"about": "said otherwise", "source": "elsewhere"}})
     assert unlike(a, b) == ""
@@ -172,3 +214,80 @@ def test_a_result_is_also_read_by_its_file(tmp_path):
 def test_one_result_is_no_comparison(tmp_path):
     with pytest.raises(ValueError, match="at least two"):
         compare(results(tmp_path, {}))
+
+
+def put(told, place, value):
+    *way, last = place
+    for key in way:
+        told = told[key]
+    told[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (["format_version"], "two", "format_version is 'two', expected a whole number"),
+        (["format_version"], True, "format_version is True, expected a whole number"),
+        (["cases"], 3, "cases is 3, expected a list"),
+        (["cases"], [], "lacks forecasts"),
+        (["cases", 0], 3, r"cases\[0\] is 3, expected names with values"),
+        (["cases", 0], {"name": "x"}, r"cases\[0\] lacks forecasts"),
+        (["cases", 0, "forecasts"], [], "lacks forecasts"),
+        (["cases", 0, "forecasts", 0, "name"], None, r"cases\[0\]\.forecasts\[0\]\.name is None, expected text"),
+        (["cases", 0, "forecasts", 0, "scores", "crps"], 1.5, r"scores\.crps is 1\.5, expected names with values"),
+        (["cases", 0, "forecasts", 0, "scores", "crps"], {}, r"scores\.crps lacks mean"),
+        (["cases", 0, "forecasts", 0, "scores", "crps", "low"], "0", r"scores\.crps\.low is '0', expected a number"),
+        (["cases", 0, "forecasts", 0, "by_motion"], {"motion": [1.0]}, r"by_motion\.motion has length 1, expected 3"),
+        (["model"], "vortex", "model is 'vortex', expected names with values"),
+        (["settings"], ["smoke-lbm"], "settings is .+, expected names with values"),
+        (["deviations"], "none", "deviations is 'none', expected a list"),
+        (["model_deviations"], [1], r"model_deviations\[0\] is 1, expected text"),
+        (["published"], [{"metric": "crps"}], r"published\[0\] lacks method"),
+        (["data", "sets"], {"2-4": 512}, r"data\.sets\.2-4 is 512, expected names with values"),
+        (["protocol"], ["x" * 90], r"protocol is \['x{35}…, expected text"),
+    ],
+)
+def test_a_result_of_another_shape_is_refused_with_the_place(tmp_path, place, value, says):
+    file = write_result(tmp_path / "a", leave_out=["shown"]) / "result.json"
+    told = json.loads(file.read_text())
+    put(told, place, value)
+    file.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=says) as refused:
+        read_result(tmp_path / "a")
+    assert str(refused.value).startswith(f"{file}") and str(refused.value).endswith("run framecast evaluate again.")
+
+
+def cut(text, *, at):
+    return text[: text.rindex(at)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: "case,forecast\r\n2 → 4,vortex-ramvid\r\n", "has no column window and no column unit"),
+        (lambda t: "", "has no column case and"),
+        (lambda t: t[: len(t) * 2 // 3], r"is cut short or damaged in line 1\d"),
+        (lambda t: t[:-4], "is cut short or damaged in line 19"),  # amid the last figure
+        (lambda t: cut(t, at=","), "is cut short or damaged in line 19"),
+        (lambda t: "\n".join(t.split("\n")[:-2]) + "\n", r"analog-8 \(2 → 4\): 5 here, 6 there"),
+        (lambda t: "\n".join(t.split("\n")[:7]) + "\n", r"persistence \(2 → 4\): 0 here, 6 there"),
+        (
+            lambda t: t.replace("flow_0000@0,flow_0000,", "flow_0000@0,flow_0000,x"),
+            "flow_0000@0 is 'x.+', not a number",
+        ),
+        (lambda t: t.replace("2 → 4", "2 \x00"), "windows.csv"),
+    ],
+)
+def test_a_spoiled_table_of_windows_is_refused(tmp_path, spoil, says):
+    (result,) = results(tmp_path, {"leave_out": ["shown"]})
+    path = result.path / "windows.csv"
+    path.write_bytes(spoil(path.read_bytes().decode()).encode())
+    with pytest.raises(ValueError, match=says) as refused:
+        for name in ("vortex-ramvid", "persistence", "analog-8"):
+            result.windows("2 → 4", name)
+    assert str(refused.value).startswith(f"{path}") and str(refused.value).endswith("run framecast evaluate again.")
+
+
+def test_forecasts_without_scores_have_no_windows(tmp_path):
+    (result,) = results(tmp_path, {})
+    assert result.windows("2 → 4", "nobody") is None and result.windows("other", "vortex-ramvid") is None

@@ -166,6 +166,38 @@ def test_like_results_share_a_section_and_unlike_ones_do_not(tmp_path):
     )
 
 
+def test_models_that_draw_otherwise_share_a_section_which_says_so(tmp_path):
+    plain = {"leave_out": NO_PICTURES}
+    a = write_result(tmp_path / "a", model_deviations=["steps 2 instead of 1000", "rounded"], **plain)
+    b = write_result(tmp_path / "b", model="persistence", error=30.0, **plain)
+    told = page(tmp_path, a, b)
+    assert told.headings[0] == "Results under smoke-lbm-partial"
+    cells = told.tables["Means over windows and frames"]
+    assert cells[:3] == ["vortex-ramvid", "persistence", "analog-8"]  # no persistence twice
+    assert cells[-2:] == ["the model differs from the protocol", "steps 2 instead of 1000; rounded"]
+    assert "vortex-ramvid: steps 2 instead of 1000; rounded" in told.text
+    alone = page(tmp_path / "alone", a)
+    assert "steps 2 instead of 1000\n" in alone.text and "the model differs" not in alone.text
+
+
+def test_what_must_be_said_of_sets_stands_once_and_is_referred_to(tmp_path):
+    folder = write_result(tmp_path / "a", leave_out=NO_PICTURES)
+    told = json.loads((folder / "result.json").read_text())
+    model, still = told["cases"][0]["forecasts"][:2]
+    figure = model["sets"]["rf3d_motion"]
+    other = {**figure, "label": "rf3d-v1 appearance"}
+    model["sets"] = {"rf3d_motion": {**figure, "note": "too few"}, "rf3d_appearance": {**other, "note": "too few"}}
+    still["sets"] = {"rf3d_motion": {**figure, "note": "huge"}, "rf3d_appearance": {**other, "note": "too few"}}
+    (folder / "result.json").write_text(json.dumps(told))
+    made = page(tmp_path, folder)
+    cells = made.tables["Sets of clips: 512 real, 512 judged"]
+    assert cells[3:9] == ["rf3d-v1 motion\u00a0↓", "0.42", "0.4 to 0.44 [1]", "0.42", "0.4 to 0.44 [2]", "0.05"]
+    assert cells[9] == "rf3d-v1 appearance\u00a0↓ [1]" and "[" not in "".join(cells[10:])
+    assert made.html.count("<li>too few.</li><li>huge.</li>") == 1
+    for words in ("half as many each", "about twice as high", "conservative near the floor"):
+        assert words in made.text
+
+
 @pytest.mark.parametrize(
     ("kept", "heading"),
     [
