@@ -273,24 +273,24 @@ def _case(plan: Plan, number: int, case: Case, source: Source, stage: Stage) -> 
                     missing.append(f"{other.name} is left out: {error}")
                     others.remove(other)
                 progress(i + 1, len(others))
-    found, real = Found(), None
+    found, real, count = Found(), None, SHOWN
     if set(rules.metrics) & SET_GROUPS:
         sets = ClipSets(plan, case, stage)
-        found, real = sets.judge(source, others), sets.real
+        found, real, count = sets.judge(source, others), sets.real, sets.count
     if "lpips" in rules.metrics and plan.networks.lpips is None:
         found.missing.append(f"LPIPS is not computed: no {rules.lpips} backbone was given (--lpips FILE)")
-    _show(plan, number, case, [source, *others], cut if cut is not None else real)
+    _show(plan, number, case, [source, *others], cut if cut is not None else real, count=min(SHOWN, count))
     seen = [windows for windows in (cut, real) if windows is not None]
     deviations = dict.fromkeys(line for windows in seen for line in windows.deviations)
     notes = dict.fromkeys([*missing, *(line for windows in seen for line in windows.notes)])
     return CaseResult(case, cut, scores, found, tuple(deviations), tuple(notes))
 
 
-def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: Windows | None) -> None:
+def _show(plan: Plan, number: int, case: Case, sources: Sequence[Source], cut: Windows | None, *, count: int) -> None:
     """Keep the samples of a few windows to look at: in strips, maps and videos of a report."""
     if plan.shown is None:
         return
-    for i in range(min(SHOWN, SHOWN if cut is None else len(cut))):
+    for i in range(count if cut is None else min(count, len(cut))):
         folder, clip = plan.shown / str(number) / str(i), None if cut is None else cut.clips[i]
         name = str(i) if plan.rules.task == "generate" or cut is None else cut.names[i]
         about = {"name": name, "unit": name if cut is None else cut.units[i], "known": list(case.known)}
