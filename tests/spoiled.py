@@ -120,6 +120,16 @@ def spoil_results(at):
         edit(told)
         (at / name / "result.json").write_text(json.dumps(told))
 
+    edited("result-listed", lambda told: told.update(cases=[3]))
+    edited("result-modelled", lambda told: told.update(model="vortex"))
+    edited("result-worded", lambda told: told.update(format_version="two"))
+    edited("result-scored", lambda told: told["cases"][0]["forecasts"][0].update(scores=[1.0]))
+    for name in ("result-headless", "result-halved", "result-short"):
+        shutil.copytree(at / "result", at / name)
+    table = (at / "result" / "windows.csv").read_bytes()
+    (at / "result-headless" / "windows.csv").write_text("case,forecast\n2 → 4,vortex-ramvid\n", encoding="utf-8")
+    (at / "result-halved" / "windows.csv").write_bytes(table[: len(table) * 2 // 3 - 3])
+    (at / "result-short" / "windows.csv").write_bytes(b"".join(table.splitlines(keepends=True)[:-1]))
     edited("result-old", lambda told: told.update(format_version=1))
     edited("result-newer", lambda told: told.update(format_version=99))
     edited("result-caseless", lambda told: told.update(cases=[]))
@@ -161,7 +171,12 @@ NETWORKS = [
     ("--c3d page.pt", 1, r"page\.pt is a web page, not the weights of C3D"),
     ("--c3d void.pt", 1, r"void\.pt is empty: download the weights of C3D"),
     ("--c3d alex.pt", 1, r"alex\.pt has no tensor conv1a/W.+it is a file of another network"),
-    ("--c3d c3d.pt", 1, r"c3d\.pt needs the mean clip .+ mean2\.npz"),
+    ("--c3d c3d.pt", 1, r"c3d\.pt needs the mean clip .+ mean2\.npz too \(--c3d-mean FILE\)"),
+    (
+        "--c3d relu.pt",
+        1,
+        r"relu\.pt is a TorchScript archive of another network: C3D .+answers with \(1, 3, 16, 32, 32\)",
+    ),
     ("--c3d c3d.pt --c3d-mean page.pt", 1, r"page\.pt is a web page"),
     ("--c3d c3d.pt --c3d-mean no-mean.npz", 1, r"no-mean\.npz has no array mean"),
     ("--c3d c3d.pt --c3d-mean flat-mean.npz", 1, r"mean has shape \(3, 16, 8, 8\), expected 3 × 16 × 128 × 128"),
@@ -170,7 +185,7 @@ NETWORKS = [
     ("--lpips page.pt", 1, r"page\.pt is a web page, not the weights of AlexNet"),
     ("--lpips void.pt", 1, r"void\.pt is empty: download the weights of AlexNet"),
     ("--lpips other.pt", 1, r"other\.pt does not hold torchvision's AlexNet: features\.0\.weight is missing"),
-    ("--lpips vgg.pt", 1, r"vgg\.pt holds VGG-16, not AlexNet"),
+    ("--lpips vgg.pt", 1, r"vgg\.pt holds VGG-16, and the protocol, .+ give AlexNet's file, such as alexnet-owt"),
     ("--lpips i3d-untold.pt", 1, r"i3d-untold\.pt does not hold torchvision's AlexNet"),
     ("--lpips relu.pt", 1, r"relu\.pt is a TorchScript archive; LPIPS takes the tensors by name"),
 ]
@@ -264,6 +279,19 @@ RESULTS = [
     ("result-empty", r"result-empty/result\.json is not JSON"),
     ("result-numbered", r"result-numbered/result\.json has no protocol"),
     ("result-latin", r"result-latin/result\.json is not JSON"),
+    ("result-listed", r"result-listed/result\.json: cases\[0\] is 3, expected names with values: run framecast eval"),
+    ("result-modelled", r"result-modelled/result\.json: model is 'vortex', expected names with values"),
+    ("result-worded", r"result-worded/result\.json: format_version is 'two', expected a whole number"),
+    ("result-scored", r"result-scored/result\.json: cases\[0\]\.forecasts\[0\]\.scores is \[1\.0\], expected names"),
+]
+
+WINDOWS = [  # results whose windows.csv is not what was written; only what pairs windows looks at it
+    (
+        "result-headless",
+        r"result-headless/windows\.csv has no column window and no column unit: run framecast evaluate",
+    ),
+    ("result-halved", r"result-halved/windows\.csv is cut short or damaged in line 5: run framecast evaluate again"),
+    ("result-short", r"result-short/windows\.csv does not fit .+ vortex-ramvid \(2 → 4\): 5 here, 6 there"),
 ]
 
 TOLD = [  # compare, report, score, samplers
@@ -280,8 +308,13 @@ TOLD = [  # compare, report, score, samplers
     ("report flows", 1, r"flows is neither a result .+ nor a training run"),
     ("report result nowhere", 1, r"nowhere is neither a result"),
     ("report result --out page.pdf", 1, r"page\.pdf: a report is a web page; name it \.html"),
-    ("report result --out result/result.json", 1, r"result/result\.json exists already, and nothing is overwritten"),
-    ("report result --out mine", 1, r"mine exists already, and nothing is overwritten"),
+    ("report result --out result/result.json", 1, r"name it \.html: --out result/result\.html\."),
+    ("report result --out mine", 1, r"mine is a folder: name the page in it, --out mine/report-result\.html\."),
+    ("report result --out notes.txt", 1, r"notes\.txt: a report is a web page; name it \.html: --out notes\.html\."),
+    ("report result --out notes.txt/page.html", 1, r"notes\.txt is a file, and no page .+: use --out page\.html\."),
+    ("score tiny clip.npz missing.npz --levels 2", 1, r"missing\.npz: there is no such file"),
+    ("score tiny clip.npz one.npy --levels 2 --context 1", 1, r"one\.npy: context is 1, the clip has 1 frame: leave"),
+    ("reconstruct tiny clip.npz missing.npz", 1, r"missing\.npz: there is no such file"),
     ("score tiny one.npy --context 1", 1, r"context is 1, the clip has 1 .+leave at least one to score"),
     ("score tiny clip.npz --context 12", 1, r"context is 12, the clip has 12 frames: leave at least one to score"),
     ("score tiny clip.npz --context 0", 2, r"--context: '0' is not a whole number above 0"),
@@ -301,4 +334,5 @@ TOLD = [  # compare, report, score, samplers
 SEEN = [(f"evaluate persistence --data flows {words}", code, said) for words, code, said in NETWORKS]
 EVALUATED = [(f"evaluate {words}".strip(), code, said) for words, code, said in [*STORED, *JUDGED]]
 READ = [(f"{command} {words}", 1, said) for words, said in RESULTS for command in ("compare result", "report")]
+READ += [(f"{command} result {words}", 1, said) for words, said in WINDOWS for command in ("compare", "report")]
 JUDGING = [*SEEN, *EVALUATED, *READ, *TOLD]
