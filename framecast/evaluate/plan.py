@@ -58,7 +58,7 @@ class Plan:
     _cuts: dict[tuple[Case, Cut], Windows] = field(default_factory=dict, repr=False, compare=False)
 
     def cut(self, case: Case, how: Cut) -> Windows:
-        """Windows of a case, at most as many as asked for; read once, and without those that cannot be read.
+        """Windows of a case, at most as many as asked for.
 
         Raises:
             ValueError: a set that is not there, is another one, or has no window.
@@ -70,8 +70,20 @@ class Plan:
             if len(found) < total and (how.windows is None or how.or_fewer):
                 told = f"the first {len(found)} of {total} windows only"
                 found = dataclasses.replace(found, deviations=(*found.deviations, told))
-            self._cuts[case, how] = found if self.open else found.readable()
+            self._cuts[case, how] = found
         return self._cuts[case, how]
+
+    def read(self, stage: Stage) -> None:
+        """Read every window once, so that those that cannot be read are left out before anything is drawn.
+
+        Files of open sets are whole or not there.
+        """
+        rules = self.rules
+        for case in rules.cases if not self.open else ():
+            for how in dict.fromkeys(cut for cut in (rules.paired, rules.sets, rules.real) if cut is not None):
+                if rules.task != "generate" or how is (rules.real or rules.sets):
+                    with stage(f"reading {rules.set}", "windows") as progress:
+                        self._cuts[case, how] = self.cut(case, how).readable(progress)
 
     @property
     def open(self) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from framecast.data.array_file import write_array
-from framecast.data.files import new_file
+from framecast.data.files import BadClip, new_file
 from framecast.evaluate.baselines import BASELINES, baseline
 from framecast.evaluate.clip_sets import ClipSets, Found
 from framecast.evaluate.intervals import Interval, bootstrap
@@ -214,6 +214,7 @@ def evaluate(plan: Plan, source: Source, *, stage: Stage = silent) -> list[CaseR
         UnsupportedTask: the source cannot answer such a task.
         ValueError: a set that is not there or does not fit, or too few clips for a figure.
     """
+    plan.read(stage)
     return [_case(plan, number, case, source, stage) for number, case in enumerate(plan.rules.cases)]
 
 
@@ -226,7 +227,8 @@ def draw_share(plan: Plan, source: Source, *, rank: int, of: int, stage: Stage =
         mine = list(_wanted(plan, case))[rank::of]
         with stage(f"{source.name}, {case.name}", "windows") as progress:
             for i, (name, count, clip) in enumerate(mine):
-                source.samples(case, name, clip(), count)
+                with suppress(BadClip):  # left out when all of them are read
+                    source.samples(case, name, clip(), count)
                 progress(i + 1, len(mine))
 
 

@@ -290,3 +290,19 @@ def test_windows_are_ranked_by_how_much_they_move(cut):
     assert thirds["windows"] == [3, 3, 3] and thirds["motion"][0] == thirds["crps_fair"][0] == 0
     assert 0 < thirds["motion"][1] < thirds["motion"][2] and min(thirds["crps_fair"][1:]) > 1
     assert scores.first(8).by_motion() == {}
+
+
+def test_a_clip_that_breaks_in_the_middle_is_left_out_and_told(tmp_path):
+    rules = replace(PROTOCOLS["ramvid-bair-pred"], paired=None, metrics=("rf3d",))
+    for i in range(4):
+        frames = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(i))
+        frames[7] = torch.nan if i == 2 else frames[7]
+        path = tmp_path / "test" / f"{i}.npz"
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, frames=frames.numpy(), value_range=np.array([0.0, 1.0]))
+    plan = Plan(rules=replace(rules, channels=1, height=8, width=8), data=tmp_path, cache=FeatureCache(tmp_path / "f"))
+    source = simple("persistence")
+    told = result(plan, source, evaluate(plan, source), device=CPU)
+    assert told["cases"][0]["forecasts"][0]["sets"]["rf3d-v1 motion"]["n_real"] == 3
+    assert "3 real clips instead of 256" in told["deviations"]
+    assert any("1 of 4 windows cannot be read" in note and "2.npz" in note for note in told["data"]["notes"])
