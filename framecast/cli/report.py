@@ -65,7 +65,7 @@ def _tables(told: Comparison, case: Case, numbers: Mapping[str, int]) -> str:
         scores.append([metric.heading, *map(_figure, metric.values), *map(str, metric.minus_first)])
     for metric in case.sets.values():
         sets.append([metric.heading, *map(_figure, metric.values), _figure({"value": metric.values[0].get("floor")})])
-    parts = [(scores, minus)] if case.scores else []
+    parts = [(scores, minus)] if case.scores or not case.sets else []
     parts += [(sets, ["floor"])] if case.sets else []
     return "\n\n".join(_table(["", *told.names, *last], rows) for rows, last in parts)
 
