@@ -25,6 +25,7 @@ from framecast.metrics.distribution import density_coverage, frechet_of, incepti
 Measure = Callable[[Tensor, Tensor], tuple[float, ...]]  # features of real clips, of judged ones -> its figures
 
 FOLDS = 4
+_NEIGHBOURS = ((0.0, math.inf), (0.0, 1.0))  # what density and coverage can be
 # two-sided 95 % points of Student's t for 1, 2, … degrees of freedom
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -69,7 +70,7 @@ def compared(
     fake: Features,
     *,
     better: str = "lower",
-    least: float = 0.0,
+    bounds: Sequence[tuple[float, float]] = ((0.0, math.inf),),
     folds: int = FOLDS,
     mean_of_folds: bool = False,
     note: str = "",
@@ -82,7 +83,7 @@ def compared(
         real: the reference.
         fake: the set judged.
         better: lower, higher or none.
-        least: no value can be lower; the interval ends there.
+        bounds: of each figure; its interval ends there.
         folds: disjoint parts for the interval, which reaches t s / sqrt(folds) to both sides of the value, s being the
             standard deviation over parts. Parts have fewer clips, so that their spread is at least the one that counts,
             and far more for two sets of one law, where it falls with the number of clips, not with its root: the
@@ -102,8 +103,7 @@ def compared(
     for i, label in enumerate(labels):
         mine = tuple(part[i] for part in parts)
         value = float(np.mean(mine)) if mean_of_folds and mine else whole[i]
-        low, high = _interval(value, mine)
-        low = None if low is None else max(low, least)
+        low, high = _interval(value, mine, *bounds[i])
         own = None if floor is None else floor[i]
         found.append(SetFigure(label, value, low, high, mine, len(real.values), len(fake.values), own, better, note))
     return found
@@ -136,7 +136,7 @@ def frechet_figures(
     label = {"fvd": "FVD", "r-fvd": "R-FVD", "fvd*": "FVD*"}[name]
     kernel = {"fvd": "KVD", "r-fvd": "R-KVD", "fvd*": "KVD*"}[name]
     distance, number = one(partial(frechet_of, ddof=ddof)), folds if folds > 1 else FOLDS
-    unbiased: dict[str, Any] = {"least": -math.inf, "note": "unbiased in the number of clips"}
+    unbiased: dict[str, Any] = {"bounds": ((-math.inf, math.inf),), "note": "unbiased in the number of clips"}
     (first,) = compared([label], distance, real, fake, folds=number, mean_of_folds=folds > 1, note=note)
     (second,) = compared([kernel], one(kernel_distance), real, fake, **unbiased)
     return {name: first, kernel.lower(): second}
@@ -172,7 +172,7 @@ def random_figures(real: Features, fake: Features) -> dict[str, SetFigure]:
         (found[name],) = compared([name], one(rf3d.distance), a, b, note=note)
         if len(a.values) > rf3d.NEIGHBOURS:
             labels = [f"{name} density", f"{name} coverage"]
-            found |= dict(zip(labels, compared(labels, _neighbours, a, b, better="higher")))
+            found |= dict(zip(labels, compared(labels, _neighbours, a, b, better="higher", bounds=_NEIGHBOURS)))
     return found
 
 
@@ -188,11 +188,10 @@ def inception_figure(real: Tensor | None, fake: Tensor, *, splits: int, eps: flo
     """
     scores = inception_score(fake, splits=splits, eps=eps).tolist()
     value = float(np.mean(scores))
-    low, high = _interval(value, scores)
+    low, high = _interval(value, scores, 1.0, math.inf)
     best = None if real is None else inception_score(real, splits=min(splits, len(real)), eps=eps).mean().item()
-    note = (
-        f"{value:.2f} ± {np.std(scores):.2f} (population deviation of {splits} splits); the floor is that of real clips"
-    )
+    note = f"{value:.2f} ± {np.std(scores):.2f} (population deviation of {splits} splits)"
+    note += "" if best is None else "; the floor is that of real clips"
     count = 0 if real is None else len(real)
     return SetFigure("Inception Score", value, low, high, tuple(scores), count, len(fake), best, "higher", note)
 
@@ -210,11 +209,11 @@ def _tried(measure: Measure, real: Tensor, fake: Tensor) -> tuple[float, ...] | 
         return None
 
 
-def _interval(value: float, parts: Sequence[float]) -> tuple[float | None, float | None]:
+def _interval(value: float, parts: Sequence[float], least: float, most: float) -> tuple[float | None, float | None]:
     if len(parts) < 2:
         return None, None
     reach = _STUDENT[min(len(parts) - 2, len(_STUDENT) - 1)] * float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
-    return value - reach, value + reach
+    return max(value - reach, least), min(value + reach, most)
 
 
 def _rounded(value: Any) -> Any:
