@@ -546,7 +546,9 @@ def test_what_the_cases_spoil_works_when_it_is_whole(world, monkeypatch, line):
     "line",
     [
         "evaluate kept --data flows --windows 2",
-        "evaluate all.npy --data flows --windows 2",
+        "evaluate kept-bytes --data flows --windows 2",
+        "evaluate kept-videos --data flows --windows 2 --lossy",
+        "evaluate all.npy --data flows --windows 2 --value-range -1,1",
         "compare result result-again",
         "score tiny one.npy --levels 2",
     ],
@@ -570,7 +572,7 @@ def test_windows_beyond_what_there_is_are_all_there_are(world, monkeypatch, caps
     capsys.readouterr()
     words = ["--data", "flows", "--windows", "999", "--dry-run", "--json"]
     assert main(["evaluate", "persistence", *words]) == 0
-    assert json.loads(capsys.readouterr().out)["cases"][0].startswith("4 → 12: 128 windows")
+    assert json.loads(capsys.readouterr().out)["cases"][0].startswith("4 → 12, beside the truth: 128 windows")
 
 
 def test_pipe_without_a_clip_is_told(refused, monkeypatch):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from framecast.cli.console import Console, duration, table
 from framecast.cli.draw import argument_device, load_model, many, out_folder
 from framecast.cli.judged import published_words, tell
-from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, whole
+from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive, two_numbers, whole
 
 if TYPE_CHECKING:
     from framecast.evaluate.plan import Networks, Plan
@@ -37,7 +37,12 @@ def _evaluate_arguments(parser: Parser) -> None:
     what = "bundled name, model or run folder, hub id, simple forecast; or a folder (or array) of stored samples"
     parser.add_argument("model", nargs="?", metavar="MODEL", help=what)
     _arguments_data(parser)
-    parser.add_argument("--windows", type=positive, metavar="N", help="the first N only (default: the protocol's)")
+    parser.add_argument(
+        "--windows",
+        type=positive,
+        metavar="N",
+        help="the first N only, typical or not (default: all)",
+    )
     parser.add_argument("--samples", type=positive, metavar="N", help="of each window (default: the protocol's)")
     parser.add_argument("--seed", type=whole, default=0, help="of all noise (default 0)")
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="samples drawn at once (default 8)")
@@ -52,6 +57,7 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="backbone weights (AlexNet, or VGG-16) for LPIPS")
     parser.add_argument("--report", action="store_true", help="also write the page of framecast report")
     parser.add_argument("--lossy", action="store_true", help="take stored samples from videos, too; the result tells")
+    parser.add_argument("--value-range", type=two_numbers, metavar="LOW,HIGH", help="of stored samples that are floats")
     argument_device(parser)
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="how many of them draw (default 1)")
 
@@ -150,7 +156,8 @@ def _judge_stored(plan: Plan, path: Path, args: argparse.Namespace, console: Con
     names: dict[str, Sequence[str]] = {case.slug: _names(plan, case) for case in rules.cases}
     main = rules.paired or rules.sets
     enough = 1 if rules.task == "generate" or main is None else len(plan.cut(rules.cases[0], main))
-    source = Stored(path, rules, names, enough=enough, lossy=args.lossy)
+    how: dict[str, Any] = {"enough": enough, "lossy": args.lossy, "value_range": args.value_range}
+    source = Stored(path, rules, names, **how)
     plan = dataclasses.replace(plan, windows=min(source.windows, args.windows or source.windows), _cuts={})
     out = _out(args, f"{rules.name}-{source.name}", {})
     console.note(f"stored samples of {path}: {many(source.windows, 'window')}; output: {out}")
@@ -164,7 +171,7 @@ def _names(plan: Plan, case: Case) -> list[str]:
     """All windows that may be asked for, those compared with their truth first; of clips from nothing, numbers."""
     rules = plan.rules
     if rules.task == "generate":
-        return [str(i) for i in range(next(count for count, _ in _asked(plan, case)))]
+        return [str(i) for i in range(next(count for _, count, _ in _asked(plan, case)))]
     cuts = [plan.cut(case, cut).names for cut in (rules.paired, rules.sets) if cut is not None]
     return list(dict.fromkeys(name for names in cuts for name in names))
 
@@ -270,12 +277,12 @@ def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace,
 
     rules, told, calls, values = plan.rules, [], 0, 0
     for case in rules.cases:
-        for count, samples in _asked(plan, case):
+        for what, count, samples in _asked(plan, case):
             together = rules.task == "generate"  # several clips by one call
             runs = -(-count * samples // args.batch) if together else count * -(-samples // args.batch)
             calls += runs * network_calls(options, model.system) * _runs(model, options, rules, case)
             values += count * samples * case.frames
-            told.append(f"{case.name}: {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
+            told.append(f"{what} {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
     spec = model.video if model.video.height else rules
     megabytes = values * spec.channels * spec.height * spec.width * (1 if _bytes(model) else 4) / 1e6
     kept = f", up to {megabytes:.3g} MB of samples" if model.system.parts() else ""
@@ -284,17 +291,19 @@ def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace,
         console.result({"dry_run": True, "cases": told, "network_calls": calls, "out": str(out)})
 
 
-def _asked(plan: Plan, case: Case) -> Iterator[tuple[int, int]]:
-    """Windows and samples of each that a case asks for, per cut."""
+def _asked(plan: Plan, case: Case) -> Iterator[tuple[str, int, int]]:
+    """What for, windows and samples of each that a case asks for, per cut."""
     rules = plan.rules
     if rules.task == "generate":
         reference = rules.real or rules.sets
         count = rules.drawn or (len(plan.cut(case, reference)) if reference is not None else 0)
-        yield min(count, plan.windows or count), 1
+        yield f"{case.name}:", min(count, plan.windows or count), 1
         return
     for cut in filter(None, (rules.paired, rules.sets)):
         samples = plan.samples or cut.samples
-        yield len(plan.cut(case, cut)), samples if cut is rules.paired else min(samples, cut.samples)
+        compared = cut is rules.paired
+        what = f"{case.name}, {'beside the truth' if compared else 'as a set'}:"
+        yield what, len(plan.cut(case, cut)), samples if compared else min(samples, cut.samples)
 
 
 def _runs(model: Model, options: Any, rules: Protocol, case: Case) -> int:

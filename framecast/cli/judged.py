@@ -52,20 +52,43 @@ def _tell_case(case: dict[str, Any], console: Console) -> None:
 
 
 def _tell_sets(case: dict[str, Any], console: Console) -> None:
-    """A row per forecast, a column per figure; what the figure is between real clips stands in the last row."""
+    """A table of the random filters' figures, a row per forecast; then a line per other figure."""
     shown = [forecast for forecast in case["forecasts"] if forecast["sets"]]
     figures = {name: figure for forecast in reversed(shown) for name, figure in forecast["sets"].items()}
     first = next(iter(figures.values()))
     console.say(f"{case['name']}: {many(first['n_fake'], 'clip')} beside {many(first['n_real'], 'real one')}")
-    rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in figures)] for f in shown]
-    floors = ["" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in figures.values()]
-    head = [figure["label"].removeprefix("rf3d-v1 ") for figure in figures.values()]
-    console.say(table(["rf3d-v1" if "rf3d-v1" in first["label"] else "", *head], [*rows, ["(floor)", *floors]]))
-    console.say(
-        "(in brackets 95 % intervals from disjoint folds; floor: the same between two halves of the real clips)"
+    random = {name: figure for name, figure in figures.items() if name.startswith("rf3d-v1")}
+    if random:
+        rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in random)] for f in shown]
+        floors = ["none" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in random.values()]
+        head = ["rf3d-v1", *(figure["label"].removeprefix("rf3d-v1 ") for figure in random.values())]
+        console.say(table(head, [*rows, ["(floor)", *floors]]))
+        _explain(random, console)
+    others = [name for name in figures if name not in random]
+    if others:
+        rows = []
+        for name in others:
+            for forecast in (f for f in shown if name in f["sets"]):
+                told = forecast["sets"][name]
+                floor = "" if told["floor"] is None else f"{told['floor']:.3g}"
+                rows.append([told["label"], forecast["name"], _figure(told), floor])
+        console.say(table(["", "", "value", "of real clips"], rows))
+    for note in sorted({f"{figure['label']}: {figure['note']}" for figure in figures.values() if figure["note"]}):
+        console.say(f"  {note}")
+
+
+def _explain(figures: dict[str, Any], console: Console) -> None:
+    """What brackets and floor of a table of sets mean."""
+    spans = any(figure["low"] is not None for figure in figures.values())
+    words = (
+        "in brackets 95 % intervals from disjoint folds, wide near the floor"
+        if spans
+        else "too few clips for intervals"
     )
-    for note in sorted({figure["note"] for figure in figures.values() if figure["note"]}):
-        console.say(f"  note: {note}")
+    console.say(
+        f"({words}; floor: two halves of the real clips, half as many each, which about doubles a distance, and of"
+    )
+    console.say(" different clips, where judged and real windows may be of the same)")
 
 
 def _figure(told: dict[str, Any] | None) -> str:

@@ -117,13 +117,14 @@ def _differences(a: Result, b: Result, first: str, second: str) -> Iterator[str]
     for key in {**told[0], **told[1]}:
         if (x := told[0].get(key)) != (y := told[1].get(key)):
             yield f"{first} used {key} {_said(x)}, {second} {_said(y)}"
+    if (x := a.told["data"].get("windows")) != (y := b.told["data"].get("windows")):
+        yield f"{first} used {many(x, 'window')}, {second} {_said(y)}"
+        return  # numbers of clips and means follow from it
     for has, lacks, one, two in ((a, b, first, second), (b, a, second, first)):
         for deviation in has.of_question:
             if deviation not in lacks.of_question:
                 yield f"{one} deviates from the protocol ({deviation}), {two} does not do so"
-    if (x := a.told["data"].get("windows")) != (y := b.told["data"].get("windows")):
-        yield f"{first} used {many(x, 'window')}, {second} {_said(y)}"
-    elif (x := a.told["data"].get("sha256")) != (y := b.told["data"].get("sha256")):
+    if (x := a.told["data"].get("sha256")) != (y := b.told["data"].get("sha256")):
         yield f"{first} was judged on other frames than {second} (data {str(x)[:12]}…, {str(y)[:12]}…)"
     yield from _other_sets(a, b, first, second)
     for metric in sorted(set(a.told.get("weights", {})) & set(b.told.get("weights", {}))):

@@ -22,6 +22,8 @@ def start(
     out: str | Path | None = None,
     windows: int | None = None,
     samples: int | None = None,
+    steps: int | str | None = None,
+    sampler: str | None = None,
     options: dict[str, Any] | None = None,
     seed: int = 0,
     batch: int = 8,
@@ -31,14 +33,16 @@ def start(
     """Judge a model by a protocol, beside the simple forecasts on the same windows.
 
     Args:
-        model: that forecasts.
+        model: that forecasts, as `framecast.load` gives it.
         protocol: its name, a key of `framecast.evaluate.protocols.PROTOCOLS`.
         data: folder of the protocol's set; None: `data/<set>`.
         out: folder for samples, results and what a report shows; what a stopped evaluation has drawn there is not drawn
             again. None: nothing is kept.
         windows: the first so many only.
         samples: of each window, instead of the protocol's.
-        options: sampling options, by name; those not given are the protocol's, or else the model's own.
+        steps: sampler steps.
+        sampler: its name.
+        options: further sampling options, by name; those not given are the protocol's, or else the model's own.
         seed: of all noise.
         batch: samples drawn at once.
         networks: I3D, C3D and LPIPS from the user's files; without them their figures are left out.
@@ -55,9 +59,13 @@ def start(
     from framecast.evaluate.plan import Networks, Plan, sampling, silent
     from framecast.evaluate.protocols import protocol as named
     from framecast.evaluate.samples import Computed
+    from framecast.generate import Model
 
     rules = named(protocol)
-    chosen = sampling(rules, model, options)
+    if not isinstance(model, Model):
+        raise ValueError(f"model is {model!r}; give a model, such as framecast.load({model!r}).")
+    given = {"steps": steps, "sampler": sampler, **(options or {})}
+    chosen = sampling(rules, model, {key: value for key, value in given.items() if value is not None})
     computed = Computed(model, options=chosen, task=rules.task, quantise=rules.quantise, seed=seed, batch=batch)
     source: Source = computed
     folder = None if out is None else Path(out)

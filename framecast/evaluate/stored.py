@@ -62,15 +62,23 @@ class Stored:
         windows: names of the windows of each case, by its slug: for every window that may be asked for, in order.
         enough: how many of these must be there; more files than these are taken to be the next windows.
         lossy: take videos, too.
+        value_range: of float arrays that do not say it: what stands for darkest and brightest.
 
     Raises:
         ValueError: files that do not match the windows, or videos where none were allowed.
     """
 
     def __init__(
-        self, path: Path, rules: Protocol, windows: dict[str, Sequence[str]], *, enough: int, lossy: bool = False
+        self,
+        path: Path,
+        rules: Protocol,
+        windows: dict[str, Sequence[str]],
+        *,
+        enough: int,
+        lossy: bool = False,
+        value_range: tuple[float, float] | None = None,
     ):
-        self.path, self.rules, self.lossy = path, rules, lossy
+        self.path, self.rules, self.lossy, self.value_range = path, rules, lossy, value_range
         self.name = path.stem if path.is_file() else path.resolve().name
         self.record: dict[str, Any] = {"name": self.name}
         self.most = sys.maxsize
@@ -87,7 +95,7 @@ class Stored:
 
     def _placed(self, slug: str, names: Sequence[str], enough: int, cases: int) -> dict[str, _Place]:
         if self._whole is not None:
-            places = [_Place(self.path, row) for row in range(len(self._whole))]
+            places = [_Place(self.path, row) for row in range(len(self._whole[0]))]
             return self._matched(places, names, enough, "clips")
         folder = self.path / slug if (self.path / slug).is_dir() else self.path
         if self._kept:
@@ -109,6 +117,8 @@ class Stored:
         return self._matched([_Place(file) for file in files], names, enough, "files")
 
     def _matched(self, places: list[_Place], names: Sequence[str], enough: int, what: str) -> dict[str, _Place]:
+        if not places:
+            raise ValueError(f"{self.path} holds no samples of the protocol's windows: were they drawn for another?")
         if len(places) < enough:
             raise ValueError(
                 f"{self.path} holds {len(places)} {what}, the protocol asks for {enough} windows: store one per "
@@ -133,25 +143,41 @@ class Stored:
         video, span = self._read(place)
         if clip is None:
             return Made(self._free(video, case, place)[:1], 0.0, span)
-        return Made(self._fitting(video, case, clip, place)[:count], 0.0, clip.value_range)
+        if place.path.suffix.lower() not in SUFFIXES and clip.frames.shape[1] == 1:  # videos are stored in colour
+            video = video.float().mean(2, keepdim=True).round().to(torch.uint8)
+        made = self._fitting(_in_units(_finite(video, place), span, clip), case, clip, place)
+        return Made(made[:count], 0.0, clip.value_range)
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
         return None
 
-    def _read(self, place: _Place) -> tuple[Tensor, tuple[float, float] | None]:
+    def _read(self, place: _Place) -> tuple[Tensor, tuple[float, float]]:
         """Samples (S, T, …) and what their values span."""
         if self._whole is not None and place.row is not None:
-            return torch.from_numpy(self._whole[place.row])[None], (0.0, 255.0)
+            return self._spanned(self._whole[0][place.row][None], self._whole[1], place)
         if place.path.suffix.lower() == ".npz":
             frames, span = _entries(place.path)
             if frames.ndim == 5:
-                video = torch.from_numpy(frames)
-                return (video if place.row is None else video[place.row : place.row + 1]), span
+                return self._spanned(frames if place.row is None else frames[place.row : place.row + 1], span, place)
         try:
-            clip = read_clip(place.path)
+            clip = read_clip(place.path, value_range=self.value_range)
         except BadClip as error:
             raise ValueError(str(error)) from None
+        assert clip.value_range is not None
         return clip.frames[None], clip.value_range
+
+    def _spanned(
+        self, frames: np.ndarray, span: tuple[float, float] | None, place: _Place
+    ) -> tuple[Tensor, tuple[float, float]]:
+        if frames.dtype == np.uint8:
+            return torch.from_numpy(frames), (0.0, 255.0)
+        span = span or self.value_range
+        if span is None:
+            raise ValueError(
+                f"{place}: {frames.dtype} values of unknown range: add an entry value_range to the .npz, pass "
+                "--value-range LOW,HIGH, or store uint8."
+            )
+        return torch.from_numpy(np.asarray(frames, np.float32)), span
 
     def _free(self, video: Tensor, case: Case, place: _Place) -> Tensor:
         """Clips drawn from nothing: nothing to compare them with but their length."""
@@ -171,9 +197,6 @@ class Stored:
                 f"{place}: samples of shape {tuple(video.shape)}, a window is {case.frames} frames of {size} "
                 f"({len(unknown)} of them unknown): store (samples, frames, channels, height, width)."
             )
-        _finite(video, place)
-        if video.dtype != clip.frames.dtype:
-            raise ValueError(f"{place}: samples are {video.dtype}, clips are {clip.frames.dtype}: store them alike.")
         if video.shape[1] == case.frames:
             self._compare_known(video, case, clip)
             return video
@@ -187,6 +210,18 @@ class Stored:
             low, high = clip.value_range
             gap = (video[:, known].double() - clip.frames[known].double()).abs().max().item() * 255 / (high - low)
             self.shifted = max(self.shifted, gap)
+
+
+def _in_units(video: Tensor, span: tuple[float, float], clip: Clip) -> Tensor:
+    """Samples in the dtype and units of the clip they answer."""
+    assert clip.value_range is not None
+    if video.dtype == clip.frames.dtype and span == clip.value_range:
+        return video
+    (low, high), (darkest, brightest) = span, clip.value_range
+    values = (video.double() - low) * ((brightest - darkest) / (high - low)) + darkest
+    if clip.frames.dtype == torch.uint8:
+        return values.clamp(0, 255).round().to(torch.uint8)
+    return values.float()
 
 
 def _finite(video: Tensor, place: _Place) -> Tensor:
@@ -203,19 +238,22 @@ def _entries(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
             frames = entries["frames"] if "frames" in entries.files else entries[entries.files[0]]
     except Exception:  # a spoiled archive fails in the words of any module it passes through
         raise ValueError(f"{path} is not a readable array of numbers.") from None
-    return frames, span or (0.0, 255.0)
+    return frames, span
 
 
-def _all_in_one(path: Path) -> np.ndarray:
-    """All clips of one array file."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        array = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    except Exception:
-        raise ValueError(f"{path} is not a readable array of numbers.") from None
+def _all_in_one(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """All clips of one array file, and what their values span."""
+    span = None
+    if path.suffix.lower() == ".npz":
+        array, span = _entries(path)
+    else:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except Exception:
+            raise ValueError(f"{path} is not a readable array of numbers.") from None
     if array.ndim != 5:
         raise ValueError(f"{path}: the array has shape {array.shape}, expected all clips as (N, T, H, W, C).")
-    return array
+    return array, span
 
 
 def _files(folder: Path) -> list[Path]:

@@ -30,7 +30,9 @@ def test_evaluate_writes_its_figures_with_the_simple_forecasts_beside(cast, fold
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, monkeypatch, tmp_path_factory):
     ran = cast("evaluate", "persistence", "--data", folder, "--dry-run", "--json")
-    assert ran.json["network_calls"] == 0 and ran.json["cases"][0] == "4 → 12: 128 windows × 8 samples"
+    assert (
+        ran.json["network_calls"] == 0 and ran.json["cases"][0] == "4 → 12, beside the truth: 128 windows × 8 samples"
+    )
     monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
     ran = cast("evaluate", "vortex-ramvid", "--data", folder, "--dry-run", "--json", "--steps", 5)
     assert ran.json["network_calls"] == (128 + 512) * 5

@@ -208,7 +208,8 @@ def test_samples_of_other_frames_are_drawn_again(model, cut, tmp_path):
 def stored(tmp_path, videos, names, **how):
     for i, video in enumerate(videos):
         np.savez(tmp_path / f"{i}.npz", frames=video.numpy())
-    return Stored(tmp_path, SMOKE, {CASE.slug: names}, **{"enough": len(names), **how})
+    how = {"enough": len(names), "value_range": (-1.0, 1.0), **how}
+    return Stored(tmp_path, SMOKE, {CASE.slug: names}, **how)
 
 
 def test_stored_samples_are_taken_in_order_and_checked(cut, tmp_path):
@@ -274,10 +275,12 @@ def test_an_unknown_protocol_names_the_nearest():
 
 
 def test_the_package_is_the_verb(model, folder, tmp_path):
-    told = framecast.evaluate(model, data=folder, out=tmp_path / "out", windows=2, samples=2, options={"steps": 2})
+    told = framecast.evaluate(model, data=folder, out=tmp_path / "out", windows=2, samples=2, steps=2)
     assert told["model"]["sample"]["steps"] == 2 and told["protocol"] == "smoke-lbm-partial"
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == told
     assert len(list((tmp_path / "out" / "samples" / CASE.slug).iterdir())) == 2
+    with pytest.raises(ValueError, match=r"give a model, such as framecast.load\('persistence'\)"):
+        framecast.evaluate("persistence", data=folder)
     with pytest.raises(ValueError, match="holds a finished result"):
         framecast.evaluate(model, data=folder, out=tmp_path / "out")
 
@@ -306,3 +309,27 @@ def test_a_clip_that_breaks_in_the_middle_is_left_out_and_told(tmp_path):
     assert told["cases"][0]["forecasts"][0]["sets"]["rf3d-v1 motion"]["n_real"] == 3
     assert "3 real clips instead of 256" in told["deviations"]
     assert any("1 of 4 windows cannot be read" in note and "2.npz" in note for note in told["data"]["notes"])
+
+
+def test_stored_samples_of_other_units_are_brought_to_those_of_the_clips(cut, tmp_path):
+    clip, name = cut.clips[0], cut.names[:1]
+    levels = ((clip.frames + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    for kind, frames, how in (
+        ("bytes", levels, {}),
+        ("shares", (clip.frames + 1) / 2, {"value_range": (0.0, 1.0)}),
+        ("own", clip.frames, {"value_range": (-1.0, 1.0)}),
+    ):
+        for layout, array in (("npy", frames.permute(0, 2, 3, 1)[None]), ("npz", frames[None])):
+            path = tmp_path / f"{kind}-{layout}"
+            path.mkdir()
+            if layout == "npy":
+                np.save(path / "all.npy", array.numpy())
+                path = path / "all.npy"
+            else:
+                np.savez(path / "0.npz", frames=array.numpy())
+            told = judge(Stored(path, SMOKE, {CASE.slug: name}, enough=1, **how), cut.first(1), CASE, GROUPS, samples=1)
+            assert told.windows("crps").max() < 0.01, (kind, layout)
+            if how:
+                with pytest.raises(ValueError, match=r"unknown range: .+--value-range"):
+                    bare = Stored(path, SMOKE, {CASE.slug: name}, enough=1)
+                    judge(bare, cut.first(1), CASE, GROUPS, samples=1)
