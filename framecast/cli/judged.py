@@ -80,15 +80,8 @@ def _tell_sets(case: dict[str, Any], console: Console) -> None:
 def _explain(figures: dict[str, Any], console: Console) -> None:
     """What brackets and floor of a table of sets mean."""
     spans = any(figure["low"] is not None for figure in figures.values())
-    words = (
-        "in brackets 95 % intervals from disjoint folds, wide near the floor"
-        if spans
-        else "too few clips for intervals"
-    )
-    console.say(
-        f"({words}; floor: two halves of the real clips, half as many each, which about doubles a distance, and of"
-    )
-    console.say(" different clips, where judged and real windows may be of the same)")
+    words = "in brackets 95 % intervals from disjoint folds" if spans else "too few clips for intervals"
+    console.say(f"({words}; floor: between two halves of the real clips, see docs/judging.md)")
 
 
 def _figure(told: dict[str, Any] | None) -> str:
