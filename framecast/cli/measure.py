@@ -68,6 +68,9 @@ def _score_arguments(parser: Parser) -> None:
     arguments_reading(parser)
 
 
+_ENOUGH = 20  # levels below which bits are far above what more of them give
+
+
 def _levels(text: str) -> int | Literal["all"]:
     """Type of `--levels`."""
     return "all" if text == "all" else positive(text)
@@ -98,6 +101,8 @@ def _score(args: argparse.Namespace, console: Console) -> int:
             f"Upper bounds, lower is likelier; values are told to a bin {width:g} wide (a 255th of the value range); "
             f"{results[0]['levels']} of {results[0]['noise_levels']} noise levels."
         )
+    if any(r["levels"] < _ENOUGH <= r["noise_levels"] for r in results):
+        console.note(f"so few levels leave the bound loose, of early frames above all: {_ENOUGH} or more tell more.")
     console.result({"results": results})
     return 0
 

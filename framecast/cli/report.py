@@ -32,6 +32,8 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
 
     if len(args.results) < 2:
         raise UsageError("compare needs at least two results: framecast compare RESULT RESULT.")
+    if len({path.resolve() for path in args.results}) < len(args.results):
+        raise UsageError("compare was given a result twice: name different ones.")
     results = [read_result(path) for path in args.results]
     told = compare(results)
     out = out_folder(args, f"compare-{told.protocol}")

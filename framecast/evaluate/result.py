@@ -286,6 +286,15 @@ def _figures(told: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
                     "low": score["low"], "high": score["high"], "units": score["units"], "windows": score["count"],
                     "n_real": "", "n_fake": "", "floor": "", **head,
                 }  # fmt: skip
+            thirds = forecast.get("by_motion", {})
+            for name in (name for name in thirds if name in forecast.get("scores", {})):
+                score = forecast["scores"][name]
+                for which, value, count in zip(("least", "middle", "most"), thirds[name], thirds["windows"]):
+                    yield {
+                        **where, "metric": f"{name}, {which} motion", "label": score["label"], "unit": score["unit"],
+                        "value": value, "low": "", "high": "", "units": "", "windows": count,
+                        "n_real": "", "n_fake": "", "floor": "", **head,
+                    }  # fmt: skip
             for name, figure in forecast["sets"].items():
                 yield {
                     **where, "metric": name, "label": figure["label"], "unit": "", "value": figure["value"],

@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
     "crps_fair": Metric("fair CRPS", "8-bit levels", "lower", "unbiased in the number of samples"),
     "crps": Metric("CRPS", "8-bit levels", "lower", "of the step distribution, as in the RVD paper"),
     "crps_fair_data": Metric("fair CRPS", "data units", "lower"),
-    "psnr": Metric("PSNR of a sample", "dB", "higher", "per frame, mean over samples"),
+    "psnr": Metric("PSNR of a sample", "dB", "higher", "per frame, at most 100 dB (equal frames); mean over samples"),
     "psnr_of_mean": Metric("PSNR of the mean forecast", "dB", "higher", "per frame"),
     "psnr_clip": Metric("PSNR of a clip", "dB", "higher", "from the squared error of the whole clip"),
     "ssim": Metric("SSIM", "", "higher", "Gaussian 11x11, per channel, valid positions; mean over samples"),
@@ -48,7 +48,9 @@ METRICS: dict[str, Metric] = {
     "diversity": Metric("diversity", "8-bit levels", "none", "mean distance (root mean square) of two samples"),
     "spread": Metric("spread", "8-bit levels", "none", "standard deviation of the samples, corrected for their number"),
     "skill": Metric("error of the mean", "8-bit levels", "lower", "root mean square, of the mean forecast"),
-    "mode_coverage": Metric("mode coverage", "", "higher", "true futures found, over what true draws find"),
+    "mode_coverage": Metric(
+        "mode coverage", "", "higher", "true futures found, over what true draws find; of at most half as many samples"
+    ),
     "drift_mean": Metric("drift of the mean", "8-bit levels", "none", "mean level of samples minus that of the truth"),
     "drift_variance": Metric("drift of the variance", "", "none", "variance in space over that of the truth"),
 }
