@@ -33,7 +33,7 @@ def samples_in(path: Path) -> Path | None:
     """Where samples are to be read from: an array file, or a folder that holds some but no model; else None."""
     if path.is_file():
         return path if path.suffix.lower() in SUFFIXES else None
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir() or (path / "config.json").exists() or (path / "checkpoints").exists():
         return None
     if (path / "samples" / ABOUT).exists():  # what `evaluate` wrote
         return path / "samples"

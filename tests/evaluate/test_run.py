@@ -333,3 +333,12 @@ def test_stored_samples_of_other_units_are_brought_to_those_of_the_clips(cut, tm
                 with pytest.raises(ValueError, match=r"unknown range: .+--value-range"):
                     bare = Stored(path, SMOKE, {CASE.slug: name}, enough=1)
                     judge(bare, cut.first(1), CASE, GROUPS, samples=1)
+
+
+def test_a_training_run_is_a_model_not_samples(tmp_path):
+    for folder in ("checkpoints", "samples"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "samples" / "step_10.npy", np.zeros((16, 1, 32, 32), np.uint8))
+    assert samples_in(tmp_path) is None
+    (tmp_path / "checkpoints").rmdir()
+    assert samples_in(tmp_path) == tmp_path
