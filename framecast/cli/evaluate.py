@@ -215,7 +215,7 @@ def _options(plan: Plan, model: Model, args: argparse.Namespace) -> Any:
         raise UsageError(f"{model.name} is a simple forecast and draws nothing: leave --steps and --sampler out.")
     if given:  # what the user says must be right by itself; a sampler that the protocol states may not suit the model
         apply_settings(model.system.options, given, where="sample")
-    return apply_settings(sampling(plan.rules, model), given, where="sample")
+    return apply_settings(sampling(plan, model), given, where="sample")
 
 
 def _out(args: argparse.Namespace, name: str, identity: dict[str, Any]) -> Path:

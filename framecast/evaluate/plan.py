@@ -113,13 +113,17 @@ class Plan:
         return f"{right} of the {wanted} training clips of {self.rules.set} to look things up in, {others} of another"
 
 
-def sampling(rules: Protocol, model: Model, options: Mapping[str, Any] | None = None) -> SampleOptions:
+def sampling(plan: Plan, model: Model, options: Mapping[str, Any] | None = None) -> SampleOptions:
     """How a model draws under a protocol: its own options, those that the protocol states, then these.
+
+    What looks things up in training clips does so in those of the set, unless told otherwise.
 
     A model that cannot draw as the protocol states (more steps than it has noise levels) draws as it does otherwise;
     the result tells in what that differs.
     """
-    known = to_plain(model.system.options)
+    rules, known = plan.rules, to_plain(model.system.options)
+    if known.get("reference") == "" and plan.reference is not None:
+        options = {"reference": str(plan.reference), **(options or {})}
     stated = {key: value for key, value in rules.sampler.items() if key in known}
     chosen = model.options({**stated, **(options or {})})
     for case in rules.cases if stated and rules.task != "reconstruct" else ():

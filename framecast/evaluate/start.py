@@ -61,18 +61,10 @@ def start(
     from framecast.evaluate.samples import Computed
     from framecast.generate import Model
 
-    rules = named(protocol)
     if not isinstance(model, Model):
         raise ValueError(f"model is {model!r}; give a model, such as framecast.load({model!r}).")
-    given = {"steps": steps, "sampler": sampler, **(options or {})}
-    chosen = sampling(rules, model, {key: value for key, value in given.items() if value is not None})
-    computed = Computed(model, options=chosen, task=rules.task, quantise=rules.quantise, seed=seed, batch=batch)
-    source: Source = computed
+    rules = named(protocol)
     folder = None if out is None else Path(out)
-    if folder is not None:
-        unfinished(folder)
-        if model.system.parts():
-            source = Kept(computed, folder / "samples", identity(rules, computed))
     plan = Plan(
         rules=rules,
         data=Path(data) if data is not None else Path("data") / rules.set,
@@ -82,6 +74,14 @@ def start(
         networks=networks or Networks(),
         shown=None if folder is None else folder / "shown",
     )
+    given = {"steps": steps, "sampler": sampler, **(options or {})}
+    chosen = sampling(plan, model, {key: value for key, value in given.items() if value is not None})
+    computed = Computed(model, options=chosen, task=rules.task, quantise=rules.quantise, seed=seed, batch=batch)
+    source: Source = computed
+    if folder is not None:
+        unfinished(folder)
+        if model.system.parts():
+            source = Kept(computed, folder / "samples", identity(rules, computed))
     return finish(plan, source, folder, device=model.system.device, stage=stage or silent)
 
 

@@ -164,3 +164,12 @@ def test_clips_that_somebody_drew_from_nothing_are_judged(cast, folder, tmp_path
     assert "how the stored samples were drawn is not known" in ran.json["model_deviations"]
     ran = cast("evaluate", "drawn.npz", "--protocol", "ramvid-ucf-uncond", "--data", "ucf")
     assert ran.code == 0 and "no C3D weights were given" in ran.out, ran.err
+
+
+def test_the_analog_looks_things_up_in_the_training_clips_of_the_set(cast, folder):
+    told = cast("evaluate", "analog-8", "--data", folder, "--windows", 2, "--json").json
+    mine, *others = told["cases"][0]["forecasts"]
+    assert (
+        mine["name"] == "analog-8" and mine["samples"] == 8 and told["model"]["sample"]["reference"].endswith("train")
+    )
+    assert "analog" in [other["name"] for other in others] and "analog-8" not in [other["name"] for other in others]
