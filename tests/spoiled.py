@@ -257,7 +257,11 @@ JUDGED = [  # sets, places and words of evaluate
     ("persistence --data flows --out notes.txt/sub", 1, r"notes\.txt is a file, and is not overwritten"),
     ("persistence --data flows --steps 3", 2, r"draws nothing: leave --steps and --sampler out"),
     ("linear-blend --data flows", 1, r"linear-blend fills gaps .+Simple forecasts that can: persistence"),
-    ("analog --data flows", 1, r"analog looks for the nearest training windows: .+--sample\.reference DIR"),
+    (
+        "analog --data flows --windows 1 --sample.reference nowhere",
+        1,
+        r"nowhere does not exist; give a folder that holds clips",
+    ),
     (
         "tiny --data flows --windows 1 --out judged",
         1,
