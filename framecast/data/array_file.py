@@ -11,6 +11,7 @@ import io
 import json
 import math
 import sys
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from framecast.data.files import BadClip, UnknownRange, new_file
 SUFFIXES = frozenset({".npy", ".npz"})
 _LAYOUT = "frames are expected as (T, C, H, W), (T, H, W) or (T, H, W, 3); transpose the array if they lie otherwise"
 _ABOUT = ("fps", "value_range", "generated_by")  # entries of an .npz beside the frames
+# numpy reads headers as Python literals, and Python 3.11 before 3.11.8 cannot do so in several threads at once: now and
+# then a good file fails with "AST constructor recursion depth mismatch" (github.com/python/cpython/issues/106905)
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class ArrayFile:
         if self._array is not None:
             return self._array.take(chosen, axis=along)
         if not self.key:
-            return np.load(self.path, mmap_mode="r", allow_pickle=False).take(chosen, axis=along)
+            return _mapped(self.path).take(chosen, axis=along)
         with zipfile.ZipFile(self.path) as archive, archive.open(self.key + ".npy") as entry:
             shape, fortran, dtype = _header(entry)
             if along or fortran:
@@ -124,7 +128,7 @@ def open_array(
         else:
             with open(path, "rb") as file:
                 _header(file)
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapped = _mapped(path)
             shape, dtype = mapped.shape, mapped.dtype
     except (BadClip, PermissionError):
         raise
@@ -187,7 +191,7 @@ def generated_by(path: Path) -> dict[str, Any]:
     if path.suffix.lower() != ".npz":
         return {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with _PARSING, np.load(path, allow_pickle=False) as archive:
             told = json.loads(str(archive["generated_by"]))
     except Exception:  # no such entry, or see open_array
         return {}
@@ -211,13 +215,19 @@ def _look_into(path: Path) -> tuple[str, tuple[int, ...], np.dtype, dict[str, An
         listed = ", ".join(f"{name} {shape}" for name, (shape, _) in shapes.items()) or "none"
         raise BadClip(f"{path}: needs one array of frames with 3 or 4 axes, or one named frames; it holds: {listed}.")
     about: dict[str, Any] = {}
-    with np.load(path, allow_pickle=False) as archive:
+    with _PARSING, np.load(path, allow_pickle=False) as archive:
         if "fps" in archive.files and (fps := float(archive["fps"])) > 0:
             about["fps"] = fps
         if "value_range" in archive.files:
             low, high = archive["value_range"].reshape(-1).tolist()
             about["value_range"] = float(low), float(high)
     return found[0], *shapes[found[0]], about
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """An .npy where it lies."""
+    with _PARSING:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _header(entry: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -227,7 +237,8 @@ def _header(entry: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     except ValueError:
         raise ValueError("it does not begin as an .npy file does") from None
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(entry)
+    with _PARSING:
+        shape, fortran, dtype = read(entry)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     return shape, fortran, dtype
