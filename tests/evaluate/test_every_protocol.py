@@ -19,11 +19,12 @@ from framecast.evaluate.samples import Computed
 from framecast.experiment import VideoSpec, to_plain
 from framecast.metrics.c3d import C3D, Probabilities
 from framecast.metrics.features import FeatureNetwork
-from framecast.metrics.hash_fill import fill, uniform
+from framecast.metrics.hash_fill import fill
 from framecast.metrics.i3d import I3D
 from framecast.metrics.i3d_weights import Preprocessed
 from framecast.metrics.lpips import LPIPS
 from tests.evaluate.flows import write_flows
+from tests.metrics.formula_weights import c3d_state, mean_clip
 from tests.tiny import ramvid
 
 RUN = [name for name, rules in PROTOCOLS.items() if rules.task != "record"]
@@ -78,10 +79,8 @@ def i3d():
 def c3d():
     with torch.device("meta"):
         network = C3D()
-    weights = {name: 0.02 * torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) for name, w in
-               network.state_dict().items()}  # fmt: skip
-    network.load_state_dict(weights, assign=True)
-    mean = torch.from_numpy(100 + 20 * uniform("mean", 3 * 16 * 112 * 112)).float().reshape(3, 16, 112, 112)
+    network.load_state_dict({name.replace("/", "."): tensor for name, tensor in c3d_state().items()}, assign=True)
+    mean = torch.from_numpy(mean_clip())[:, :, 8:120, 8:120].contiguous()
     network = Probabilities(network.eval().requires_grad_(False), mean)
     return FeatureNetwork("c3d", "c" * 64, {}, (16, 16), 101, network)
 
