@@ -19,6 +19,7 @@ import torch
 
 from framecast.data.files import new_file
 from framecast.devices import hardware, revision, versions
+from framecast.evaluate.compare import many
 from framecast.evaluate.plan import Plan
 from framecast.evaluate.run import CaseResult, Scores
 from framecast.evaluate.samples import Source
@@ -85,21 +86,21 @@ def _counted(plan: Plan, case: CaseResult) -> list[str]:
         told += _count(len(case.windows), "window", rules.paired)
         have = case.scores[0].samples
         if have != rules.paired.samples:
-            told.append(f"{_many(have, 'sample')} instead of {rules.paired.samples}")
+            told.append(f"{many(have, 'sample')} instead of {rules.paired.samples}")
     figure = next((figure for forecast in case.found.figures.values() for figure in forecast.values()), None)
     if figure is None:
         return told
     if rules.task == "generate" and rules.drawn is not None and figure.n_fake != rules.drawn:
-        told.append(f"sets of {_many(figure.n_fake, 'drawn clip')} instead of {rules.drawn}")
+        told.append(f"sets of {many(figure.n_fake, 'drawn clip')} instead of {rules.drawn}")
     elif rules.task != "generate" and rules.sets is not None:
         each = rules.sets.samples
         if figure.n_fake % each or case.found.data.get("judged") not in (None, figure.n_fake):
-            told.append(f"sets of {_many(figure.n_fake, 'judged clip')}")
+            told.append(f"sets of {many(figure.n_fake, 'judged clip')}")
         stated = rules.sets.windows
         if stated is not None and figure.n_fake != stated * each:
-            told.append(f"sets of {_many(figure.n_fake, 'judged clip')} instead of {stated * each}")
+            told.append(f"sets of {many(figure.n_fake, 'judged clip')} instead of {stated * each}")
         elif plan.samples is not None and plan.samples < each:
-            told.append(f"{_many(plan.samples, 'sample')} of each window in sets instead of {each}")
+            told.append(f"{many(plan.samples, 'sample')} of each window in sets instead of {each}")
     real = rules.real or rules.sets
     if real is not None:
         told += _count(figure.n_real, "real clip", real)
@@ -110,11 +111,7 @@ def _count(have: int, what: str, cut: Cut) -> list[str]:
     """Where there are not as many windows as a cut states; a cut to fewer on demand is told by the windows."""
     if cut.windows is None or have == cut.windows or (cut.or_fewer and have < cut.windows):
         return []
-    return [f"{_many(have, what)} instead of {cut.windows}"]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return [f"{many(have, what)} instead of {cut.windows}"]
 
 
 def model_deviations(plan: Plan, source: Source) -> list[str]:
