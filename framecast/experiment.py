@@ -77,6 +77,8 @@ class OptimiserConfig:
     schedule: Literal["constant", "linear", "cosine", "step", "time_based"] = "constant"
     decay_steps: int = 0  # linear, cosine: steps to the final rate, 0 means max_steps; step: steps per drop
     decay: float = 0.0  # linear, cosine: final share of lr; step: factor per drop; time_based: lr / (1 + decay * step)
+    decay_from: int = 0  # step: the first drop's optimiser step; 0: decay_steps
+    floor: float = 0.0  # step: least share of lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class EmaConfig:
 
     decay: float = 0.9999  # d; 0 keeps no average
     warmup: float = 10.0  # d is min(decay, (1 + n) / (warmup + n)); 0 uses decay from the first update
+    every: int = 1  # optimiser steps between two updates of the average
+    start: int = 0  # optimiser steps during which the average is a copy of the weights
 
 
 @dataclass(frozen=True, kw_only=True)

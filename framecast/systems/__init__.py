@@ -29,6 +29,13 @@ SYSTEMS: dict[str, Entry] = {
         weights="framecast.systems.ramvid.weights:read_checkpoint",
         tasks=("predict", "infill", "interpolate", "generate", "score"),
     ),
+    "rvd": Entry(
+        system="framecast.systems.rvd.rvd:RVD",
+        experiment="framecast.systems.rvd.config:RVDExperiment",
+        presets="framecast.systems.rvd.published:PRESETS",
+        weights="framecast.systems.rvd.weights:read_checkpoint",
+        tasks=("predict", "score"),
+    ),
 }
 
 
