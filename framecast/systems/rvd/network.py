@@ -246,8 +246,10 @@ class ConvGRU(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None, frames: int) -> Tensor:
         """States after each frame, ((B T), C, H, W), from inputs of that shape and the state before (None: zero)."""
         channels = x.shape[1]
-        (gates_x, gates_h), (new_x, new_h) = (
-            conv.weight.split(channels, dim=1) for conv in (self.gates, self.candidate)
+        gates_x, gates_h, new_x, new_h = (
+            half.contiguous()
+            for conv in (self.gates, self.candidate)
+            for half in _as_computed(conv.weight).split(channels, dim=1)
         )
         bias = torch.cat([_bias(self.gates), _bias(self.candidate)])
         given = F.conv2d(x, torch.cat([gates_x, new_x]), bias, padding=1).unflatten(0, (-1, frames))
@@ -417,6 +419,12 @@ def _run(module: nn.Module, *inputs: Tensor | int | None, again: bool) -> Tensor
 def _bias(conv: nn.Module) -> Tensor:
     assert isinstance(conv.bias, Tensor)
     return conv.bias
+
+
+def _as_computed(weight: Tensor) -> Tensor:
+    """A weight in the precision of autocast, rounded here once and not again for every product it takes part in."""
+    device = weight.device.type
+    return weight.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else weight
 
 
 def _matrix(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
