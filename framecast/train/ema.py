@@ -14,18 +14,26 @@ from framecast.experiment import EmaConfig
 
 
 def ema_decay(config: EmaConfig, update: int) -> float:
-    """Share of the average that update number `update` (from 0) keeps.
+    """Share of the average that is left after update number `update` (from 0) of the weights.
 
-    min(decay, (1 + n) / (warmup + n)): the warm-up forgets the random first weights quickly, where a constant 0.9999
-    still holds a third of them after 10,000 updates.
+    0, a copy of the weights, before update `start`; 1 where `update` is no multiple of `every`; else
+    min(decay, (1 + n) / (warmup + n)), with n counted from the first average on: the warm-up forgets the random first
+    weights quickly, where a constant 0.9999 still holds a third of them after 10,000 updates.
 
     Example:
         >>> ema_decay(EmaConfig(), 0), ema_decay(EmaConfig(), 10**6)
         (0.1, 0.9999)
+        >>> [ema_decay(EmaConfig(decay=0.99, warmup=0.0, every=2, start=3), update) for update in range(7)]
+        [0.0, 0.0, 0.0, 1.0, 0.99, 1.0, 0.99]
     """
+    if update < config.start:
+        return 0.0
+    if update % config.every:
+        return 1.0
     if not config.warmup:
         return config.decay
-    return min(config.decay, (1 + update) / (config.warmup + update))
+    n = update // config.every - -(-config.start // config.every)  # start / every, rounded up, is the first
+    return min(config.decay, (1 + n) / (config.warmup + n))
 
 
 class Average:
@@ -43,7 +51,8 @@ class Average:
         """Take in module `name` after its update number `update`."""
         pairs = list(zip(self.kept[name], _tensors(self.modules[name])))
         weights = [(kept, own.data) for kept, own in pairs if isinstance(own, nn.Parameter)]
-        torch._foreach_lerp_([k for k, _ in weights], [w for _, w in weights], 1.0 - ema_decay(self.config, update))
+        if fresh := 1.0 - ema_decay(self.config, update):
+            torch._foreach_lerp_([k for k, _ in weights], [w for _, w in weights], fresh)  # 1 copies every bit
         for kept, own in pairs:
             if not isinstance(own, nn.Parameter):
                 kept.copy_(own)

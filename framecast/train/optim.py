@@ -29,19 +29,20 @@ def learning_rate(config: OptimiserConfig, step: int, *, max_steps: int) -> floa
 
     With s the step, W = warmup_steps, D = decay_steps (max_steps if 0), u = min(s / D, 1) and d = `decay`:
     warm-up is min(1, (s + 1) / W); the schedules are 1 (constant), 1 - (1 - d) u (linear),
-    d + (1 - d) (1 + cos(pi u)) / 2 (cosine), d^floor(s / D) (step), 1 / (1 + d s) (time_based).
+    d + (1 - d) (1 + cos(pi u)) / 2 (cosine), 1 / (1 + d s) (time_based) and, with F = decay_from (D if 0), step: 1 before
+    F, from there on d^(1 + floor((s - F) / D)), but never less than `floor`.
 
     Example:
         >>> learning_rate(OptimiserConfig(lr=1.0, schedule="linear"), 25, max_steps=100)
         0.75
     """
     length = config.decay_steps or max_steps
-    done = min(step / length, 1.0)
+    done, dropped = min(step / length, 1.0), step - (config.decay_from or length)
     shapes = {
         "constant": lambda: 1.0,
         "linear": lambda: 1.0 - (1.0 - config.decay) * done,
         "cosine": lambda: config.decay + (1.0 - config.decay) * (1.0 + math.cos(math.pi * done)) / 2.0,
-        "step": lambda: config.decay ** (step // length),
+        "step": lambda: 1.0 if dropped < 0 else max(config.floor, config.decay ** (1 + dropped // length)),
         "time_based": lambda: 1.0 / (1.0 + config.decay * step),
     }
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0

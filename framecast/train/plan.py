@@ -229,14 +229,22 @@ def check(settings: StageConfig, *, where: str) -> None:
     optimiser = settings.optimiser
     if not optimiser.lr > 0:
         raise ValueError(f"{where}.optimiser.lr is {optimiser.lr}; the learning rate must be above 0.")
-    for key in ("clip_norm", "warmup_steps", "decay_steps", "decay", "weight_decay"):
+    for key in ("clip_norm", "warmup_steps", "decay_steps", "decay", "decay_from", "weight_decay"):
         if (value := getattr(optimiser, key)) < 0:
             raise ValueError(f"{where}.optimiser.{key} is {value}; it must not be below 0.")
+    if optimiser.schedule == "step" and optimiser.decay > 1:
+        raise ValueError(f"{where}.optimiser.decay is {optimiser.decay}; a factor per drop, it must not be above 1.")
+    if not 0 <= optimiser.floor <= 1:
+        raise ValueError(f"{where}.optimiser.floor is {optimiser.floor}; a share of lr, it must lie between 0 and 1.")
     if not all(0 <= beta < 1 for beta in optimiser.betas) or optimiser.eps < 0:
         told = f"{list(optimiser.betas)} and {optimiser.eps}"
         raise ValueError(f"{where}.optimiser: betas must lie in [0, 1) and eps must not be below 0, got {told}.")
-    if not 0 <= settings.ema.decay < 1 or settings.ema.warmup < 0:
-        raise ValueError(f"{where}.ema: decay must lie in [0, 1) and warmup must not be below 0, got {settings.ema}.")
+    ema = settings.ema
+    if not 0 <= ema.decay < 1 or ema.warmup < 0 or ema.every < 1 or ema.start < 0:
+        raise ValueError(
+            f"{where}.ema: decay must lie in [0, 1), warmup and start must not be below 0 and every must be at least 1, "
+            f"got {ema}."
+        )
 
 
 def _check_share(settings: StageConfig, devices: int, *, where: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from framecast.checkpoint import load_tensors
-from framecast.experiment import to_yaml
+from framecast.experiment import EmaConfig, OptimiserConfig, to_yaml
 from framecast.train.run import Silent, Stopped, run
 from tests.tiny import TINY, change, write_clips
 from tests.train.duel import DuelExperiment
@@ -47,7 +47,14 @@ def experiments(tmp_path):
     data = {"dir": str(clips), "flip": True, "crop": "random"}
     return {
         "toy": change(TINY["toy"](), data=data, accumulate=2),
-        "duel": change(DuelExperiment(), data=data, accumulate=2),
+        # stopped where the average is no copy any more and older than the weights
+        "duel": change(
+            DuelExperiment(),
+            data=data,
+            accumulate=2,
+            ema=EmaConfig(decay=0.9, every=2, start=2),
+            optimiser=OptimiserConfig(lr=0.01, schedule="step", decay=0.5, decay_steps=2, decay_from=4, floor=0.2),
+        ),
         "ramvid": change(TINY["ramvid"](), data=data),
     }
 
