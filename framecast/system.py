@@ -40,6 +40,7 @@ class Scorer(Protocol):
 
     levels: int  # noise levels that it visits unless told otherwise
     most_levels: int  # all there are
+    context: int  # leading frames that it needs to be given; 0 where it can tell of the first frame, too
 
     def windows(self, known: Sequence[bool]) -> list[Window]:
         """Windows in which every unknown frame is scored once, given what is known in its window by then."""
@@ -162,6 +163,15 @@ class System(nn.Module, ABC):
         Raises:
             ValueError: no such stage, or settings it cannot be trained with.
         """
+
+    @property
+    def context(self) -> int:
+        """Known frames that a prediction continues from when nobody says otherwise."""
+        return max(1, self.video.clip_frames // 4)
+
+    def horizon(self, context: int) -> int:
+        """Frames that a prediction from so many draws when nobody says otherwise: those that fill a clip."""
+        return max(1, self.video.clip_frames - context)
 
     @property
     def device(self) -> torch.device:

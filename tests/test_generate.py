@@ -247,9 +247,10 @@ def test_generate_refuses_no_frames():
         Model(Filler()).generate(1, frames=0)
 
 
-@pytest.mark.parametrize(("overlap", "context"), [(0, 2), (2, 2), (20, 7)])
-def test_usual_context_leaves_a_frame_to_draw_in_one_window(overlap, context):
-    assert Model(Filler(Options(overlap=overlap))).context == context
+def test_usual_context_and_horizon_fill_a_clip():
+    system = Filler()
+    assert Model(system).context == 2
+    assert [system.horizon(context) for context in (2, 7, 30)] == [6, 1, 1]
 
 
 def test_model_refuses_a_clip_of_another_size():

@@ -143,7 +143,7 @@ def sampling(
         name, drawing = _model(preset, model, where)
         v, context = drawing.video, drawing.context
         known = torch.zeros(context, v.channels, v.height, v.width)
-        given, horizon = Clip(known, v.fps, (-1.0, 1.0)), v.clip_frames - context
+        given, horizon = Clip(known, v.fps, (-1.0, 1.0)), drawing.system.horizon(context)
         options = drawing.system.options
 
         def work() -> None:

@@ -299,7 +299,7 @@ def _predict_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
     group = parser.add_argument_group("task")
     group.add_argument("--context", type=positive, metavar="N", help="known frames (default: the model's own)")
-    group.add_argument("--horizon", type=positive, metavar="N", help="frames to draw (default: fill the model's clip)")
+    group.add_argument("--horizon", type=positive, metavar="N", help="frames to draw (default: the model's own)")
     group.add_argument("--samples", type=positive, default=1, metavar="N", help="futures of each clip (default 1)")
     _arguments_drawing(parser)
     arguments_reading(parser)
@@ -309,7 +309,7 @@ def _predict_arguments(parser: Parser) -> None:
 def _predict(args: argparse.Namespace, console: Console) -> int:
     model = load_model(args)
     context = args.context or model.context
-    horizon = args.horizon or max(1, model.video.clip_frames - context)
+    horizon = args.horizon or model.system.horizon(context)
     requests: list[_Request] = []
     for path in args.videos:
         clip = read_for(path, model, args, console, frames=context + horizon)

@@ -38,6 +38,12 @@ def model() -> RaMViD:
     return system()
 
 
+@pytest.mark.parametrize(("overlap", "context"), [(2, 2), (20, 3)])
+def test_usual_context_is_what_later_windows_see_and_leaves_a_frame_to_draw(overlap, context):
+    made = RaMViD(CONFIG, SPEC, RaMViDSampling(overlap=overlap))
+    assert (made.context, made.horizon(made.context)) == (context, 4 - context)
+
+
 def watched(model: RaMViD, **options):
     """The network's inputs during one sampling of CLIP with frames 1 and 3 known, and the result."""
     seen = []

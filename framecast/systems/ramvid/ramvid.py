@@ -66,6 +66,11 @@ class RaMViD(System):
     def parts(self) -> dict[str, torch.nn.Module]:
         return {"diffusion": self.network}
 
+    @property
+    def context(self) -> int:
+        """As many frames as a later window of a long video sees."""
+        return max(1, min(self.options.overlap, self.video.clip_frames - 1))
+
     def plan(self, known: Sequence[bool], options: RaMViDSampling) -> list[Window]:  # type: ignore[override]
         check_sampling(options, classes=self.config.classes)
         self.times(options)  # refuses steps that the noise levels do not have
@@ -189,6 +194,8 @@ class BoundScorer:
         system: whose network, window, overlap and clamp are used; it is always given known frames clean, as in
             training.
     """
+
+    context = 0
 
     def __init__(self, system: RaMViD):
         self.system = system

@@ -25,6 +25,7 @@ from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask,
 from framecast.systems.rvd.config import ForecastStageConfig, RVDConfig, RVDSampling
 from framecast.systems.rvd.network import ContextNetwork, Denoiser, Frame, Prepared, TransformNetwork, check_size
 from framecast.systems.rvd.network import validate as check_config
+from framecast.systems.rvd.scorer import BoundScorer
 from framecast.video import Known
 
 PREVIEW_STEPS = 20  # enough to see what is learned, cheap enough to do often
@@ -73,10 +74,20 @@ class RVD(System):
         self.context_network = ContextNetwork(config, channels=channels) if draws_residual else None
         self.denoiser = Denoiser(config, channels=channels) if draws_residual else None
         self.transform = TransformNetwork(config, channels=channels) if config.prediction == "network" else None
+        self.scorer = BoundScorer(self) if draws_residual else None
 
     def parts(self) -> dict[str, nn.Module]:
         found = {"context": self.context_network, "transform": self.transform, "denoiser": self.denoiser}
         return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def context(self) -> int:
+        """Four frames, as published, whatever the length of the training clips."""
+        return 4
+
+    def horizon(self, context: int) -> int:
+        """Sixteen frames, as published."""
+        return 16
 
     def plan(self, known: Sequence[bool], options: RVDSampling) -> list[Window]:  # type: ignore[override]
         check_sampling(options, self.config)
