@@ -24,7 +24,7 @@ from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
 from framecast.forecast import Forecast, free_folder
 from framecast.score import Score
-from framecast.system import Carry, System
+from framecast.system import Carry, Scorer, System
 from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
@@ -234,8 +234,7 @@ class Model:
     @property
     def context(self) -> int:
         """Known frames it continues from when nobody says otherwise."""
-        frames = self.video.clip_frames
-        return max(1, min(getattr(self.system.options, "overlap", 0) or frames // 4, frames - 1))
+        return self.system.context
 
     def unlike(self, clip: Clip, task: Task | None = None) -> str | None:
         """A sentence where a clip does not look like those the model was trained on: what it draws then means little.
@@ -369,7 +368,7 @@ class Model:
         return Forecast(video, task.known, clip.fps, _range(clip), record, clip.frames)
 
     def score(
-        self, clip: Clip, *, context: int = 0, levels: int | Literal["all"] | None = None, seed: int = 0,
+        self, clip: Clip, *, context: int | None = None, levels: int | Literal["all"] | None = None, seed: int = 0,
         progress: Progress | None = None,
     ) -> Score:  # fmt: skip
         """How likely the model finds a clip: bits per dimension of every frame after the first `context` ones.
@@ -380,22 +379,18 @@ class Model:
 
         Args:
             clip: any length; what does not fit a window of the model is scored in later ones, given the frames before.
-            context: leading frames that are given and not scored.
+            context: leading frames that are given and not scored; None: as few as the system can do with, often none.
             levels: noise levels visited: more take longer and bound better; None: the system's own choice.
             seed: of the noise with which the bound is estimated.
             progress: called with network calls done and in all.
 
         Raises:
             UnsupportedTask: the system has no likelihood.
-            ValueError: a clip that does not fit the model, a context that leaves no frame to score, or levels that the
-                model does not have.
+            ValueError: a clip that does not fit the model, a context of fewer frames than the system needs or one that
+                leaves no frame to score, or levels that the model does not have.
         """
         self._fits(clip)
-        if not 0 <= context < len(clip):
-            raise ValueError(f"context is {context}, the clip has {len(clip)} frames: leave at least one to score.")
-        scorer = self.system.scorer
-        if scorer is None:
-            raise self._cannot("score", "gives no likelihood")
+        scorer, context = self._scorer(), self.given_to_score(len(clip), context)
         count = scorer.levels if levels is None else scorer.most_levels if levels == "all" else levels
         if not 1 <= count <= scorer.most_levels:
             raise ValueError(
@@ -413,6 +408,31 @@ class Model:
         record |= {"levels": count, "noise_levels": scorer.most_levels, "fps": clip.fps, "value_range": [low, high]}
         record |= {"bin": (high - low) / BINS, "windows": [[w.frames[0], w.frames[-1]] for w in windows]}
         return Score(tuple(range(context, len(clip))), bits.cpu(), record)
+
+    def given_to_score(self, frames: int, context: int | None = None) -> int:
+        """How many leading frames of a clip of so many frames are given when it is scored: `context`, once checked.
+
+        Args:
+            frames: of the clip.
+            context: as for `score`.
+
+        Raises:
+            UnsupportedTask: the system has no likelihood.
+            ValueError: too few or too many.
+        """
+        needs = self._scorer().context
+        given = needs if context is None else context
+        if given < needs:
+            raise ValueError(f"context is {given}, but {self.name} needs {needs} or more given frames to score others.")
+        if given >= frames:
+            had = f"{frames} {'frame' if frames == 1 else 'frames'}"
+            raise ValueError(f"context is {given}, the clip has {had}: leave at least one to score.")
+        return given
+
+    def _scorer(self) -> Scorer:
+        if self.system.scorer is None:
+            raise self._cannot("score", "gives no likelihood")
+        return self.system.scorer
 
     def _cannot(self, verb: str, lacks: str) -> UnsupportedTask:
         name = self.system.name

@@ -39,11 +39,17 @@ class Score:
     It is not: comparable over models unless data, bins and context are the same; the likelihood itself, of which it is
     a bound; a measure of forecasts (use `framecast evaluate`); nor a verdict, as likelihood models have been found
     to rate simple clips of a foreign kind highly (vortex-ramvid does not: an all grey clip costs it 5.6 bits, an
-    ordinary flow 1.3 to 2). Frames of one window are scored together (`record["windows"]`), so
-    an odd frame also raises its neighbours, and the last frames of every window, with nothing after them, cost some
-    tenths of a bit more than others: compare with an ordinary clip under the same context. For frames that the model
-    finds impossible the bound is far above the likelihood, tens of bits where no frame needs more than about 8: read
-    it as a rank there. Another seed moves a frame of vortex-ramvid by 0.04 bits, a clip by 0.01.
+    ordinary flow 1.3 to 2).
+
+    Frames of one window are scored together (`record["windows"]`). Where windows are long, an odd frame also raises its
+    neighbours, and the last frames of every window, with nothing after them, cost some tenths of a bit more than
+    others: compare with an ordinary clip under the same context. Where every window is one frame (rvd), its bits tell
+    of this frame given all true frames before it and of nothing after it; an odd frame still raises those that follow,
+    which it is a poor context for.
+
+    For frames that the model finds impossible the bound is far above the likelihood, tens of bits where no frame needs
+    more than about 8: read it as a rank there. Another seed moves a frame of vortex-ramvid by 0.04 bits, a clip by
+    0.01.
     """
 
     frames: tuple[int, ...]  # indices of the frames scored
@@ -109,7 +115,7 @@ class Score:
         starts, done = [], set(known)
         for first, last in record["windows"]:  # a window's first frame that no earlier one has scored
             fresh = [i for i in range(first, last + 1) if i not in done]
-            starts += fresh[:1]
+            starts += fresh[:1] if last > first else []  # frames scored one by one need no lines between them
             done.update(fresh)
         save_frame_curve(
             path,

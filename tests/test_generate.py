@@ -345,7 +345,7 @@ class Coarse:
 class Steady:
     """A bit per dimension for every level visited, the same for every unknown frame."""
 
-    levels, most_levels = 3, 9
+    levels, most_levels, context = 3, 9, 0
 
     def windows(self, known):
         return [Window(tuple(range(len(known))), tuple(known))]

@@ -13,12 +13,12 @@ from framecast.cli.draw import (
     arguments_model,
     arguments_reading,
     load_model,
-    many,
     name_of,
     out_folder,
     read_for,
 )
 from framecast.cli.parsing import Command, Parser, positive, whole
+from framecast.task import UnsupportedTask
 
 
 def _reconstruct_arguments(parser: Parser) -> None:
@@ -55,7 +55,12 @@ RECONSTRUCT = Command(
 
 def _score_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
-    parser.add_argument("--context", type=positive, metavar="N", help="leading frames that are given (default: none)")
+    parser.add_argument(
+        "--context",
+        type=_from_0,
+        metavar="N",
+        help="leading frames that are given (default: as few as the model can do with, none or 1)",
+    )
     parser.add_argument(
         "--levels",
         type=_levels,
@@ -71,6 +76,11 @@ def _score_arguments(parser: Parser) -> None:
 _ENOUGH = 20  # levels below which bits are far above what more of them give
 
 
+def _from_0(text: str) -> int:
+    """Type of `--context`."""
+    return 0 if text == "0" else positive(text)
+
+
 def _levels(text: str) -> int | Literal["all"]:
     """Type of `--levels`."""
     return "all" if text == "all" else positive(text)
@@ -78,17 +88,19 @@ def _levels(text: str) -> int | Literal["all"]:
 
 def _score(args: argparse.Namespace, console: Console) -> int:
     model, results, outs = load_model(args), [], list[Path]()
-    context = args.context or 0
     for path in args.videos:
         outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
     clips = [read_for(path, model, args, console, frames=None) for path in args.videos]
     for path, clip in zip(args.videos, clips, strict=True):  # all, before any is worked on
-        if context >= len(clip):
-            had = many(len(clip), "frame")
-            raise ValueError(f"{path}: context is {context}, the clip has {had}: leave at least one to score.")
+        try:
+            model.given_to_score(len(clip), args.context)
+        except UnsupportedTask:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     for path, clip, out in zip(args.videos, clips, outs, strict=True):
         with console.progress(path, unit="network calls") as progress:
-            found = model.score(clip, context=context, levels=args.levels, seed=args.seed, progress=progress)
+            found = model.score(clip, context=args.context, levels=args.levels, seed=args.seed, progress=progress)
         files = found.save(out)
         results.append({"clip": path, "files": [str(file) for file in files], **found.plain()})
     rows = [
@@ -113,7 +125,8 @@ SCORE = Command(
     "8-bit clips the grey level, for float clips an interval around the value (8 bits: no better than no model). It "
     "finds frames that stand out from clips of the model's own kind; it does not tell how well a model forecasts, and "
     "compares only clips of one size, rate and range under one model and one number of levels. Frames of a window are "
-    "scored together, later windows given true frames before them. For models with a likelihood.",
+    "scored together, later windows given true frames before them; a model that draws frame after frame (rvd) scores "
+    "every frame by itself, given all true frames before it, of which it needs 1. For models with a likelihood.",
     example="framecast score vortex-ramvid flow.npz --context 4\nframecast score MODEL clip.mp4 --levels all --out DIR",
     arguments=_score_arguments,
     run=_score,

@@ -8,6 +8,7 @@ Bao et al. 2022, "Analytic-DPM", arXiv 2201.06503, Theorem 1 and 2 (a reverse st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -15,7 +16,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from framecast.diffusion.process import eps_from_x_0, posterior, prior_bits, q_sample, variational_term
+from framecast.diffusion.process import (
+    discretised_normal_nll,
+    eps_from_x_0,
+    posterior,
+    prior_bits,
+    q_sample,
+    variational_term,
+)
 from framecast.diffusion.sampling import Denoise, respaced
 from framecast.diffusion.schedule import Schedule
 from framecast.draws import Draws
@@ -33,6 +41,8 @@ def bound(
     *,
     rng: Draws,
     known: Bool[Tensor, "..."] | None = None,
+    shift: Tensor | float = 0.0,
+    scale: float = 1.0,
 ) -> State:
     """An estimate of an upper bound on -log2 p(unknown elements | known ones), element by element; lower is likelier.
 
@@ -40,7 +50,8 @@ def bound(
     where s is the next level visited below t, and p is the reverse process of the same levels. All its steps are
     diagonal normals, so the bound is a sum over elements: their mean is the bound in bits per dimension, the mean over
     a frame is that frame's share. What is bounded is the probability of the bin of half width 1/255 around every
-    value: one of 256 grey levels for 8-bit data, an interval of a 255th of the range for all other.
+    value of the data: one of 256 grey levels for 8-bit data, an interval of a 255th of the range for all other. The
+    data are `shift` + `scale` x_0 where the state is not the data itself; the divergences do not change with units.
 
     The mean of a reverse step is the system's. So is its variance where the Estimate brings one; else it is that of
     `step_log_variance`, which bounds far better at few levels than either of the fixed ones.
@@ -50,10 +61,12 @@ def bound(
     Args:
         denoise: the system.
         schedule: the full schedule.
-        x_0: clean state in -1 to 1.
+        x_0: clean state.
         times: levels to visit, descending, ending in -1 (`schedule.descending`).
         rng: one row per row of x_0.
         known: broadcasts against x_0; True where an element is given: it reaches `denoise` clean.
+        shift: what is added to a scaled state to give data in -1 to 1; broadcasts against x_0.
+        scale: of the state, above 0.
 
     Returns:
         Bits of every element, 0 where known; float64 on the CPU.
@@ -63,6 +76,7 @@ def bound(
     process, position = respaced(schedule, times)
     clean = x_0.cpu().double()  # differences of nearly equal means are squared; some devices have no float64
     unknown = torch.ones_like(clean) if known is None else (~known).cpu().double().expand_as(clean)
+    offset = torch.as_tensor(shift).cpu().double()
     bits = prior_bits(process, clean)
     for t in times[:-1]:
         at = position[t]
@@ -72,14 +86,21 @@ def bound(
         noisy, estimated = x_t.cpu().double(), found.x_0.cpu().double()
         mean = posterior(process, estimated, noisy, at).mean
         if found.log_variance is None:
-            log_variance = step_log_variance(process, noisy, at, estimated, unknown=unknown)
+            log_variance = step_log_variance(process, noisy, at, estimated, unknown=unknown, scale=scale)
         else:
             log_variance = found.log_variance.cpu().double()
-        bits += variational_term(process, clean, noisy, at, mean=mean, log_variance=log_variance)
+        if at > 0:
+            bits += variational_term(process, clean, noisy, at, mean=mean, log_variance=log_variance)
+        else:  # x_0 itself, to within the bins of the data
+            log_std = log_variance / 2 + math.log(scale)
+            nats = discretised_normal_nll(offset + scale * clean, offset + scale * mean, log_std)
+            bits += nats / math.log(2)
     return torch.where(unknown > 0, bits, 0.0)
 
 
-def step_log_variance(process: Schedule, x_t: State, at: int, x_0: State, *, unknown: State) -> Tensor:
+def step_log_variance(
+    process: Schedule, x_t: State, at: int, x_0: State, *, unknown: State, scale: float = 1.0
+) -> Tensor:
     """The log variance that suits a reverse step best, as far as the state and the estimate of x_0 tell.
 
     The posterior's variance plus c^2 E, c the weight of x_0 in the posterior's mean and E the squared error to be
@@ -93,6 +114,7 @@ def step_log_variance(process: Schedule, x_t: State, at: int, x_0: State, *, unk
         at: position on that schedule.
         x_0: what the system makes of it.
         unknown: 1 for elements that count, 0 for others, of the state's shape.
+        scale: of the state in the data, as for `bound`.
 
     Returns:
         One value per row, broadcasting against the state.
@@ -104,9 +126,9 @@ def step_log_variance(process: Schedule, x_t: State, at: int, x_0: State, *, unk
     axes = tuple(range(1, x_t.ndim))
     eps = eps_from_x_0(process, x_t, at, x_0)
     found = (eps**2 * unknown).sum(axes, keepdim=True) / unknown.sum(axes, keepdim=True)
-    error = ((1 - ab) / ab * (1 - found)).clamp(0, 1)
-    if (
-        at == 0
-    ):  # the step to the clean state: no posterior variance, and a spread of half the half width is fine enough
-        return error.clamp(min=(1 / (2 * BINS)) ** 2).log()
-    return (process.posterior_variance[at] + process.posterior_x_0[at] ** 2 * error).clamp(max=process.beta[at]).log()
+    widest = 1 / scale**2  # of data in -1 to 1
+    error = ((1 - ab) / ab * (1 - found)).clamp(0, widest)
+    if at == 0:  # the clean state has no posterior variance; a spread of half the half width of a bin is fine enough
+        return error.clamp(min=(1 / (2 * BINS * scale)) ** 2).log()
+    most = process.beta[at] * max(1.0, widest)
+    return (process.posterior_variance[at] + process.posterior_x_0[at] ** 2 * error).clamp(max=most).log()
