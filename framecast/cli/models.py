@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, table
 from framecast.cli.parsing import Command, Parser, apply_settings
@@ -16,6 +15,8 @@ from framecast.systems import entry, preset, resolve
 
 if TYPE_CHECKING:
     from framecast.checkpoint import ModelInfo
+    from framecast.foreign import Checkpoint
+    from framecast.system import System
 
 
 def _list_arguments(parser: Parser) -> None:
@@ -124,21 +125,63 @@ INFO = Command(
 def _import_arguments(parser: Parser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="published checkpoint, such as ema_0.9999_250000.pt")
     parser.add_argument(
-        "--preset", required=True, metavar="NAME", help="the experiment it comes from: ramvid/bair64, …"
+        "--preset", required=True, metavar="NAME", help="the experiment it comes from: ramvid/bair64, rvd/bair64, …"
     )
+    parser.add_argument(
+        "--weights", choices=("ema", "raw"), help="averaged, or as the optimiser left them, where a file holds both "
+        "(default: what its authors test)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="model folder to write (default: models/<file name>)")
     parser.add_argument("--KEY.KEY", metavar="VALUE", dest="_", help="a setting that is not the preset's")
 
 
 def _import(args: argparse.Namespace, console: Console) -> int:
     from framecast.assets import sha256
-    from framecast.checkpoint import PartInfo, build_system, fill, free_name, load_system, save_model
-    from framecast.experiment import VideoSpec
+    from framecast.checkpoint import PartInfo, fill, free_name, save_model
 
     experiment: Any = apply_settings(preset(args.preset), args.settings)
-    row = entry(experiment.system)
-    config, tensors = resolve(row.weights)(args.file, experiment=experiment)
+    found: Checkpoint = resolve(entry(experiment.system).weights)(
+        args.file, experiment=experiment, weights=args.weights
+    )
     stage = dataclasses.fields(experiment.stages)[0].name
+    system = _imported(found, experiment, stage)
+    for name, part in system.parts().items():
+        fill(part, found.parts[name], where=str(args.file))
+    provenance = {
+        "imported_from": args.file.name,
+        "imported_sha256": sha256(args.file),
+        "preset": " ".join([args.preset, *(f"{key}={value}" for key, value in args.settings)]),
+        "source": experiment.source,
+    }
+    info = PartInfo(stage=stage, step=found.step or 0, weights=found.weights)
+    out = save_model(
+        args.out or free_name(Path("models") / args.file.stem),
+        system,
+        parts=dict.fromkeys(system.parts(), info),
+        provenance=provenance,
+    )
+    _read_back(out, system, args.file)
+    tensors = sum(len(part) for part in found.parts.values())
+    parameters = sum(p.numel() for part in system.parts().values() for p in part.parameters())
+    told = "steps not told" if found.step is None else f"{found.step:,} steps"
+    console.say(
+        f"{out}: {', '.join(system.parts())}; {tensors} tensors, {parameters:,} parameters ({found.weights}, {told}). "
+        "Verified: names and shapes are the network's, all values are finite, and the folder reads back equal."
+    )
+    ours, theirs = to_plain(experiment.model), to_plain(found.config)
+    if unlike := [f"{key} {in_file} (not {ours[key]})" for key, in_file in theirs.items() if in_file != ours[key]]:
+        console.say(f"read from the file, unlike {args.preset}: " + ", ".join(unlike))
+    console.say(f"next: framecast predict {out} CLIP")
+    numbers = {"tensors": tensors, "parameters": parameters, "step": found.step, "weights": found.weights}
+    console.result({"out": str(out), **numbers, **provenance})
+    return 0
+
+
+def _imported(found: Checkpoint, experiment: Any, stage: str) -> System:
+    """A system of the settings that were found, for the clips of the experiment."""
+    from framecast.checkpoint import build_system
+    from framecast.experiment import VideoSpec
+
     height, width = size_of(experiment.data.size)
     video = VideoSpec(
         channels=experiment.data.channels,
@@ -147,41 +190,25 @@ def _import(args: argparse.Namespace, console: Console) -> int:
         clip_frames=getattr(experiment.stages, stage).clip_frames,
         fps=experiment.data.fps,
     )
-    system = build_system(experiment.system, to_plain(config), video, to_plain(experiment.sample))
-    ((name, part),) = system.parts().items()
-    fill(part, tensors, where=str(args.file))
-    step = re.findall(r"\d{3,}", args.file.stem)  # OFFICIAL: the file of step n holds n + 1 updates
-    kind: Literal["ema", "raw"] = "ema" if args.file.stem.startswith("ema") else "raw"
-    provenance = {
-        "imported_from": args.file.name,
-        "imported_sha256": sha256(args.file),
-        "preset": " ".join([args.preset, *(f"{key}={value}" for key, value in args.settings)]),
-        "source": experiment.source,
-    }
-    out = save_model(
-        args.out or free_name(Path("models") / args.file.stem),
-        system,
-        parts={name: PartInfo(stage=stage, step=int(step[-1]) + 1 if step else 0, weights=kind)},
-        provenance=provenance,
-    )
-    again = load_system(out).parts()[name].state_dict()
-    same = all(bool((again[key] == value).all()) for key, value in part.state_dict().items())
-    if not same:
-        raise ValueError(f"{out}: the weights read back differ from those of {args.file}; the disk may be damaged.")
-    count = sum(p.numel() for p in part.parameters())
-    console.say(
-        f"{out}: {len(tensors)} tensors, {count:,} parameters ({kind}). Verified: names and shapes are the network's, "
-        "all values are finite, and the folder reads back equal."
-    )
-    console.say(f"next: framecast predict {out} CLIP")
-    console.result({"out": str(out), "tensors": len(tensors), "parameters": count, "weights": kind, **provenance})
-    return 0
+    return build_system(experiment.system, to_plain(found.config), video, to_plain(experiment.sample))
+
+
+def _read_back(out: Path, system: System, file: Path) -> None:
+    """Raise ValueError unless the folder holds every value of the system."""
+    from framecast.checkpoint import load_system
+
+    again = load_system(out).parts()
+    for name, part in system.parts().items():
+        state = again[name].state_dict()
+        if not all(bool((state[key] == value).all()) for key, value in part.state_dict().items()):
+            raise ValueError(f"{out}: the weights read back differ from those of {file}; the disk may be damaged.")
 
 
 IMPORT = Command(
     about="Convert a published checkpoint to a model folder. Only tensors are read from the file, nothing in it is "
     "run; names and shapes are checked against the network.",
-    example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid",
+    example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid\n"
+    "framecast models import resnet-adam-noise-l1-city-d64-t1600-residual-alFalse_0.pt --preset rvd/cityscapes128",
     arguments=_import_arguments,
     run=_import,
     settings=("data", "model", "stages", "sample"),

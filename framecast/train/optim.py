@@ -29,8 +29,8 @@ def learning_rate(config: OptimiserConfig, step: int, *, max_steps: int) -> floa
 
     With s the step, W = warmup_steps, D = decay_steps (max_steps if 0), u = min(s / D, 1) and d = `decay`:
     warm-up is min(1, (s + 1) / W); the schedules are 1 (constant), 1 - (1 - d) u (linear),
-    d + (1 - d) (1 + cos(pi u)) / 2 (cosine), 1 / (1 + d s) (time_based) and, with F = decay_from (D if 0), step: 1 before
-    F, from there on d^(1 + floor((s - F) / D)), but never less than `floor`.
+    d + (1 - d) (1 + cos(pi u)) / 2 (cosine), 1 / (1 + d s) (time_based) and, with F = decay_from (D if 0), step:
+    1 before F, from there on d^(1 + floor((s - F) / D)), but never less than `floor`.
 
     Example:
         >>> learning_rate(OptimiserConfig(lr=1.0, schedule="linear"), 25, max_steps=100)

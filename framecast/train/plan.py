@@ -242,8 +242,8 @@ def check(settings: StageConfig, *, where: str) -> None:
     ema = settings.ema
     if not 0 <= ema.decay < 1 or ema.warmup < 0 or ema.every < 1 or ema.start < 0:
         raise ValueError(
-            f"{where}.ema: decay must lie in [0, 1), warmup and start must not be below 0 and every must be at least 1, "
-            f"got {ema}."
+            f"{where}.ema: decay must lie in [0, 1), warmup and start must not be below 0, every must be at least "
+            f"1, got {ema}."
         )
 
 

@@ -268,10 +268,10 @@ def test_official_files_load_and_compute_the_same(folder, container, tmp_path):
     experiment = RaMViDExperiment(
         data=DataConfig(channels=case.config["channels"]), model=replace(settings_of(case.config), **told)
     )
-    config, state = weights.read_checkpoint(tmp_path / "ema_0.9999_000007.pt", experiment=experiment)
-    assert config == settings_of(case.config)
-    network = UNet3D(config, channels=case.config["channels"]).eval()
-    network.load_state_dict(state)
+    read = weights.read_checkpoint(tmp_path / "ema_0.9999_000007.pt", experiment=experiment)
+    assert read.config == settings_of(case.config) and (read.step, read.weights) == (8, "ema")
+    network = UNet3D(read.config, channels=case.config["channels"]).eval()
+    network.load_state_dict(read.parts["diffusion"])
     with torch.no_grad():
         output = network(video(case["forward.x"]), case["forward.t_model"], labels_of(case, "forward"))
     assert error(video(output), case["forward.output"]) <= FORWARD

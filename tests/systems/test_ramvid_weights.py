@@ -46,15 +46,48 @@ def saved(tmp_path, content, name="model000000.pt"):
     ids=["plain", "parallel", "wrapped", "averaged"],
 )
 def test_settings_and_weights_are_read_from_every_container(tmp_path, state, wrap):
-    config, found = read_checkpoint(saved(tmp_path, wrap(state)), experiment=BASE)
-    assert config == CONFIG
+    read = read_checkpoint(saved(tmp_path, wrap(state)), experiment=BASE)
+    found = read.parts["diffusion"]
+    assert read.config == CONFIG
     assert found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
 
 
 def test_half_precision_becomes_float32(tmp_path, state):
     half = {k: v.half() for k, v in state.items()}
-    _, found = read_checkpoint(saved(tmp_path, half), experiment=BASE)
+    found = read_checkpoint(saved(tmp_path, half), experiment=BASE).parts["diffusion"]
     assert all(t.dtype == torch.float32 for t in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "step", "kind"),
+    [
+        ("ema_0.9999_250000.pt", None, 250_001, "ema"),
+        ("ema_0.9999_250000.pt", "ema", 250_001, "ema"),
+        ("model250000.pt", None, 250_001, "raw"),
+        ("ema_0.9999.pt", None, None, "ema"),
+        ("best.pt", None, None, "raw"),
+        ("best.pt", "ema", None, "ema"),
+    ],
+)
+def test_file_name_tells_steps_and_kind_of_weights(tmp_path, state, name, weights, step, kind):
+    read = read_checkpoint(saved(tmp_path, state, name), experiment=BASE, weights=weights)
+    assert (read.step, read.weights) == (step, kind)
+
+
+def test_of_two_sets_of_weights_the_asked_for_is_read(tmp_path, state):
+    path = saved(tmp_path, {"model": {k: v + 1 for k, v in state.items()}, "ema": state})
+    for weights, shift in (("ema", 0), ("raw", 1)):
+        read = read_checkpoint(path, experiment=BASE, weights=weights)
+        assert read.weights == weights
+        assert all(torch.equal(read.parts["diffusion"][k], state[k] + shift) for k in state)
+
+
+def test_weights_of_the_other_kind_are_refused(tmp_path, state):
+    for name, content, weights in (("model000000.pt", state, "ema"), ("best.pt", {"model": state}, "ema")):
+        with pytest.raises(
+            ValueError, match=r"does not hold averaged weights \(ema\), only the weights as .*: ask for raw"
+        ):
+            read_checkpoint(saved(tmp_path, content, name), experiment=BASE, weights=weights)
 
 
 def without(state, name):
@@ -81,7 +114,7 @@ def test_other_content_is_refused_in_a_sentence(tmp_path, state, content, senten
 
 def test_clips_of_other_channels_are_refused(tmp_path, state):
     experiment = RaMViDExperiment(model=BASE.model, data=DataConfig(channels=3))
-    with pytest.raises(ValueError, match="is for clips of 1 channels, the experiment has 3"):
+    with pytest.raises(ValueError, match="is for clips of 1 channel, the experiment has 3"):
         read_checkpoint(saved(tmp_path, state), experiment=experiment)
 
 

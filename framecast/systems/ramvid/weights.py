@@ -8,28 +8,37 @@ noise levels and frames do not show in a file and come from an experiment. Nothi
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from framecast.foreign import (
+    Checkpoint,
+    Kind,
+    check_channels,
+    check_kind,
+    check_names,
+    read_file,
+    weights_by_name,
+)
 from framecast.systems.ramvid.config import RaMViDConfig, RaMViDExperiment
 from framecast.systems.ramvid.network import UNet3D
 
-WRAPPERS = ("ema", "ema_state_dict", "state_dict", "model_state_dict", "model")  # the weights to sample with first
+FILES = "a model*.pt or ema_*.pt file"
 
 
-def read_checkpoint(path: Path, *, experiment: RaMViDExperiment) -> tuple[RaMViDConfig, dict[str, Tensor]]:
-    """The model settings and float32 weights of an official checkpoint file.
+def read_checkpoint(path: Path, *, experiment: RaMViDExperiment, weights: Kind | None = None) -> Checkpoint:
+    """What an official checkpoint file holds: settings, weights of the part `diffusion`, steps.
 
     Args:
         path: a `model*.pt` or `ema_*.pt` file.
         experiment: supplies what a file cannot tell: heads, groups, schedule, noise levels, patch, and the channels of
             the clips; a preset such as `ramvid/bair64`.
+        weights: refuse the other kind; where a file holds both, which to take. None: averaged ones if it has them.
 
     Returns:
         Settings in which everything the file tells has replaced the experiment's, and weights that load into
@@ -39,16 +48,17 @@ def read_checkpoint(path: Path, *, experiment: RaMViDExperiment) -> tuple[RaMViD
         ValueError: not such a file, or weights that do not fit; the first difference is named.
     """
     path = Path(path)
-    state = _plain(_load(path), path)
-    config = infer(state, base=experiment.model, where=str(path))
+    where = str(path)
+    content = read_file(path, meant=FILES)
+    state, kind = weights_by_name(content, weights=weights, first="ema", where=where, meant=FILES)
+    step, named = _told(path.stem)
+    check_kind(kind or named, wanted=weights, where=where)
+    config = infer(state, base=experiment.model, where=where)
     channels = state["input_blocks.0.0.weight"].shape[1] // config.patch**2
-    if channels != experiment.data.channels:
-        raise ValueError(
-            f"{path} is for clips of {channels} channels, the experiment has {experiment.data.channels}: "
-            f"set data.channels to {channels}."
-        )
-    verify(state, config, channels=channels, where=str(path))
-    return config, state
+    check_channels(channels, wanted=experiment.data.channels, where=where)
+    verify(state, config, channels=channels, where=where)
+    part = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    return Checkpoint(config=config, parts={"diffusion": part}, step=step, weights=kind or named or weights or "raw")
 
 
 def infer(state: Mapping[str, Tensor], *, base: RaMViDConfig, where: str) -> RaMViDConfig:
@@ -101,57 +111,16 @@ def verify(state: Mapping[str, Tensor], config: RaMViDConfig, *, channels: int, 
     """Raise ValueError, naming the first difference, unless the weights have exactly the network's names and shapes."""
     with torch.device("meta"):
         wanted = UNet3D(config, channels=channels).state_dict()
-    for name, tensor in wanted.items():
-        if name not in state:
-            raise ValueError(f"{where} has no tensor {name}, which the network of these settings needs.")
-        if state[name].shape != tensor.shape:
-            found, needed = (tuple(t.shape) for t in (state[name], tensor))
-            raise ValueError(f"{where}: {name} has shape {found}, the network of these settings needs {needed}.")
-    extra = next((name for name in state if name not in wanted), None)
-    if extra is not None:
-        raise ValueError(f"{where} holds the tensor {extra}, which the network of these settings does not have.")
+    check_names(state, {name: tuple(tensor.shape) for name, tensor in wanted.items()}, where=where)
 
 
-def _load(path: Path) -> Any:
-    """The file's content, nothing in it executed."""
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "is not a file that is here"
-        raise ValueError(f"{path} {what}; give a model*.pt or ema_*.pt file.")
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if head.lstrip()[:1] == b"<":
-        raise ValueError(
-            f"{path} is a web page, not a weight file: the download gave a page instead; download it anew."
-        )
-    if not head.startswith((b"PK", b"\x80")):
-        raise ValueError(f"{path} is not a file that torch.save wrote; expected a model*.pt or ema_*.pt file.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds objects other than tensors and plain values, which could run code when loaded; "
-            f"it is refused: save the state dict alone and try again."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
-        raise ValueError(f"{path} is damaged or cut short, or another kind of file: download it anew.") from None
+def _told(name: str) -> tuple[int | None, Kind | None]:
+    """Steps and kind of weights that the name of an official file tells.
 
-
-def _plain(content: Any, path: Path) -> dict[str, Tensor]:
-    """Tensors by official name, out of the wrappers such files come in."""
-    for _ in range(2):
-        if isinstance(content, Mapping):
-            inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-            content = content if inner is None else inner
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected tensors by name.")
-    if {"state", "param_groups"} <= content.keys():
-        raise ValueError(f"{path} is the state of an optimiser, not weights: take the model*.pt or ema_*.pt beside it.")
-    odd = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
-    if odd is not None or not content:
-        raise ValueError(
-            f"{path} does not hold weights by name ({'empty' if odd is None else f'{odd!r} is no tensor'})."
-        )
-    state = {str(key): value.detach().to(torch.float32).contiguous() for key, value in content.items()}
-    while all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    Example:
+        >>> _told("ema_0.9999_250000"), _told("best")
+        ((250001, 'ema'), (None, None))
+    """
+    steps = re.findall(r"\d{6,}", name)  # OFFICIAL: the file of step n holds n + 1 updates
+    kinds: dict[str, Kind] = {"ema": "ema", "model": "raw"}
+    return int(steps[-1]) + 1 if steps else None, next((k for head, k in kinds.items() if name.startswith(head)), None)
