@@ -21,7 +21,7 @@ class RVDConfig:
         "network"  # mu, what a frame is expected to be: the transform network's, the frame before (SimpleRVD), 0 (VD)
     )
     residual: Literal["diffusion", "none"] = "diffusion"  # none: mu is the forecast, a deterministic one
-    sigma: float = 1.0  # scale of the residual: frame = mu + sigma * residual
+    sigma: float = 1.0  # scale of the residual: frame = mu + sigma * residual, Eq. 5
     target: Literal["eps", "x_0", "v"] = "eps"  # what the denoiser predicts
     patch: int = 1  # space-to-depth factor in front of and behind every network; 1 as published
     schedule: Literal["linear", "scaled_linear", "cosine"] = "cosine"

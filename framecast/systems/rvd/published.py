@@ -17,7 +17,7 @@ from framecast.systems.rvd.config import ForecastStageConfig, RVDConfig, RVDExpe
 SOURCE = "Yang, Srivastava, Mandt, Diffusion Probabilistic Modeling for Video Generation; official code 309fbe0"
 
 OPTIMISER = OptimiserConfig(
-    name="adam",  # paper, section 4; code
+    name="adam",  # paper, section 4.2; code
     lr=5e-5,  # paper; code
     betas=(0.9, 0.999),  # code default
     eps=1e-8,  # code default
@@ -59,12 +59,12 @@ def bair64() -> RVDExperiment:
             transform_multipliers=(1, 2, 2, 4),  # table A1
             groups=8,  # code
             sigma=1.0,  # code; the paper says 2
-            schedule="cosine",  # code
-            noise_levels=1600,  # paper, section 4; code
+            schedule="cosine",  # paper, section 3.2; code
+            noise_levels=1600,  # paper, section 4.2; code
         ),
         stages=RVDStages(
             forecast=ForecastStageConfig(
-                clip_frames=8,  # paper, section 4: 2 given and 6 predicted
+                clip_frames=8,  # paper, section 4.2: 2 given and 6 predicted
                 context=2,  # paper; code
                 batch=8,  # paper; code: 2 on each of 4 devices
                 max_steps=1_000_000,  # code; the paper says 4 to 5 days on four RTX Titan
@@ -95,7 +95,7 @@ def cityscapes128() -> RVDExperiment:
     bair = bair64()
     return replace(
         bair,
-        data=DataConfig(channels=3, size=128),  # short side to 128, centre crop: paper, section 4; code
+        data=DataConfig(channels=3, size=128),  # short side to 128, centre crop: paper, section 4.1; code
         model=replace(
             bair.model,
             width=64,  # table A1
@@ -194,7 +194,9 @@ _ABLATIONS: dict[str, Callable[..., RVDExperiment]] = {"vd": vd, "simple": simpl
 
 PRESETS: dict[str, Callable[[], RVDExperiment]] = {
     **{name: base for name, (base, _) in _FULL.items()},
-    **{f"{n}-{kind}": partial(made, base, key) for n, (base, key) in _FULL.items() for kind, made in _ABLATIONS.items()},
+    **{
+        f"{n}-{kind}": partial(made, base, key) for n, (base, key) in _FULL.items() for kind, made in _ABLATIONS.items()
+    },
     **_SMALL,
     **{f"{name}-{kind}": partial(made, base) for name, base in _SMALL.items() for kind, made in _ABLATIONS.items()},
     **{f"{name}-mean": partial(expected, base) for name, base in _SMALL.items()},

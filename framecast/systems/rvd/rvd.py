@@ -165,7 +165,8 @@ class RVD(System):
     def draw(self, seen: Seen, *, rng: Draws, options: RVDSampling) -> Frame:
         """The next frame, not clamped: mu + sigma y_0.
 
-        Source: algorithm 2.
+        Source: algorithm 2, Eq. 5; OFFICIAL: its steps are those of Eq. A6, with the estimate clamped, and no noise is
+        added at the last one; as printed they are not the reverse of Eq. 8.
         """
         if self.denoiser is None or options.sampler == "mean":
             return seen.mu
@@ -227,7 +228,10 @@ class RVD(System):
 
 
 def residual_range(config: RVDConfig) -> float:
-    """The largest residual there can be: frames and mu lie in -1 to 1, and without mu the residual is the frame."""
+    """The largest residual there can be: frames and mu lie in -1 to 1, and without mu the residual is the frame.
+
+    OFFICIAL: a clamp, of which the paper does not speak. DEVIATES: there it is 2 for VD, too.
+    """
     return 1.0 if config.prediction == "none" else 2.0 / config.sigma
 
 
@@ -253,7 +257,8 @@ class ForecastStage(Stage):
     Raises:
         ValueError: settings that contradict each other.
 
-    Source: algorithm 1; OFFICIAL: L1, one noise level per clip from N, the first target after two frames.
+    Source: algorithm 1, Eq. 9; OFFICIAL: L1 and means for squares and sums, noise levels from N and not N + 1, the first
+    target after two frames, as the paper's text says and its algorithm does not.
     """
 
     def __init__(self, system: RVD, settings: ForecastStageConfig):
@@ -284,10 +289,10 @@ class ForecastStage(Stage):
         assert system.context_network is not None
         context = [level[:, first - 1 :].flatten(0, 1) for level in system.context_network(past)]
 
-        n = rng.integers(0, system.config.noise_levels, (len(clip),)).to(clip.device)  # one per clip
+        n = rng.integers(0, system.config.noise_levels, (len(clip),)).to(clip.device)  # one per clip: algorithm 1
         n = n.repeat_interleave(frames.shape[1])
         eps = rng.normal(frames.shape).to(clip).flatten(0, 1)
-        y_0 = ((frames - mu) / system.config.sigma).flatten(0, 1)
+        y_0 = ((frames - mu) / system.config.sigma).flatten(0, 1)  # Eq. 5
         y_n = diffusion.q_sample(system.schedule, y_0, n, eps)
         prepared: list[Prepared] = system.denoiser.prepare(context)
         output = system.denoiser(y_n, n, prepared)
@@ -295,7 +300,7 @@ class ForecastStage(Stage):
         if system.config.target == "x_0":
             wanted = y_0  # depends on mu, which so learns from it directly too
         elif system.config.target == "v":
-            wanted = diffusion.v_from(system.schedule, y_0, n, eps)
+            wanted = diffusion.v_from(system.schedule, y_0, n, eps)  # so does this
         return Loss(self._mean((wanted - output).unflatten(0, frames.shape[:2]), valid), terms)
 
     def _expected(self, past: Video) -> Video:
