@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.walk import ROOT, all_folders, error, kind_of, rows
+from tests.parity.walk import ROOT, all_folders, described, error, kind_of, rows
 
 
 @pytest.mark.parametrize("folder", all_folders(), ids=lambda path: path.name)
@@ -22,3 +22,11 @@ def test_kind_is_the_longest_prefix():
 
 def test_error_is_relative_to_the_largest_value():
     assert error(rows([1.0, 2.5]), rows([1.0, 2.0])) == 0.25
+
+
+def test_described_names_are_those_of_both_kinds_of_tables():
+    assert described("| train.x0 | float32 | [2] | clip |\n| key | dtype |\n") == {"train.x0"}
+    rows_of_many = (
+        "| keys (count) | shape |\n| `fwd/x`, `fwd/y`, `...` (12) | [2] | F32 |\n| `gen/n` (1) | [2] | I64 |\n"
+    )
+    assert described(rows_of_many) == {"fwd/x", "fwd/y", "gen/n"}
