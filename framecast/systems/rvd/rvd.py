@@ -257,8 +257,8 @@ class ForecastStage(Stage):
     Raises:
         ValueError: settings that contradict each other.
 
-    Source: algorithm 1, Eq. 9; OFFICIAL: L1 and means for squares and sums, noise levels from N and not N + 1, the first
-    target after two frames, as the paper's text says and its algorithm does not.
+    Source: algorithm 1, Eq. 9; OFFICIAL: L1 and means for squares and sums, N noise levels and not N + 1; the first
+    target comes after two frames, as the paper's text says and its algorithm does not.
     """
 
     def __init__(self, system: RVD, settings: ForecastStageConfig):
