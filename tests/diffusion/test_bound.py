@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from framecast.diffusion.bound import BINS, bound, step_log_variance
-from framecast.diffusion.process import eps_from_x_0, learned_range, prior_bits, q_sample
+from framecast.diffusion.process import (
+    discretised_normal_nll,
+    eps_from_x_0,
+    learned_range,
+    posterior,
+    prior_bits,
+    q_sample,
+)
 from framecast.diffusion.sampling import Estimate
 from framecast.diffusion.schedule import Schedule, cosine, descending, kept_levels, linear, snr_levels
 from framecast.draws import draws
@@ -174,3 +181,68 @@ def test_a_row_does_not_depend_on_its_neighbours_and_another_seed_is_another_est
     assert torch.equal(both[1:], alone)
     assert not torch.equal(alone, other)
     assert float(alone.mean()) == pytest.approx(float(other.mean()), abs=0.2)
+
+
+# ---- data that are a shifted and scaled state
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("levels", [10, 30])
+def test_scaled_state_costs_the_code_length_of_its_data(scale, levels):
+    """The bins are those of the data, however wide the state is spread: here 0.15 to 3."""
+    shift, x = torch.linspace(-0.1, 0.1, 2000), DATA.clamp(-0.85, 0.85)
+    kept = [60 + 900 * i // (levels - 1) for i in range(levels)]  # above the noise that is finer than bins
+    exact, rng = gaussian(LINEAR, STD / scale), draws(1, range(4))
+    bits = bound(exact, LINEAR, x / scale, descending(kept), rng=rng, shift=shift, scale=scale)
+    assert float(bits.mean()) == pytest.approx(code_length(x), rel=0.02)
+
+
+def test_bits_do_not_depend_on_the_units_in_which_the_model_is_written():
+    """Eq. 5 spelled out with normal distributions over the data themselves."""
+    scale, shift, kept = 0.5, 0.2 * torch.randn(4, 2000), [30, 200, 600, 999]
+    process, state = LINEAR.respace(kept), (DATA / scale).double()
+    model = with_log_variance(process, kept, lambda p, at, x: 0.1 + p.posterior_log_variance[at].expand_as(x))
+    found = bound(model, LINEAR, state, descending(kept), rng=draws(4, range(4)), shift=shift, scale=scale)
+
+    def in_data(mean, log_variance):
+        return torch.distributions.Normal(shift + scale * mean, scale * (log_variance / 2).exp())
+
+    rng, ab, expected = draws(4, range(4)), process.alpha_bar, torch.zeros_like(state)
+    for at in (3, 2, 1, 0):
+        noisy = ab[at].sqrt() * state + (1 - ab[at]).sqrt() * rng.normal(state.shape)
+        told = model(noisy, kept[at])
+        step = in_data(posterior(process, told.x_0, noisy, at).mean, told.log_variance)
+        if at == 3:
+            prior = in_data(torch.zeros_like(state), torch.zeros_like(state))
+            top = in_data(ab[3].sqrt() * state, (1 - ab[3]).log().expand_as(state))
+            expected += torch.distributions.kl_divergence(top, prior)
+        if at > 0:
+            true = posterior(process, state, noisy, at)
+            expected += torch.distributions.kl_divergence(in_data(true.mean, true.log_variance), step)
+        else:
+            data = shift + scale * state
+            expected += discretised_normal_nll(data, step.mean, step.stddev.log())
+    torch.testing.assert_close(found, expected / math.log(2), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
+def test_certain_data_cost_next_to_nothing_in_any_units(scale):
+    """0.066 bits are what the likelihood's least spread leaves outside of the bin."""
+    x = torch.full((2, 500), 0.3 / scale)
+
+    def certain(noisy, t):
+        return Estimate(x, eps_from_x_0(LINEAR, noisy, t, x))
+
+    bits = bound(certain, LINEAR, x, [500, 0, -1], rng=draws(0, range(2)), shift=0.1, scale=scale)
+    prior = prior_bits(LINEAR.respace([0, 500]), x.double())
+    assert float((bits - prior).mean()) == pytest.approx(0.066, abs=0.002)
+
+
+def test_outermost_bins_are_those_of_the_data():
+    """At the end of the range half of the mass lies in one bin."""
+    x, times = torch.zeros(4, 500), [999, 500, 200, 100, -1]
+    inside, end = (
+        float(bound(gaussian(), LINEAR, x, times, rng=draws(0, range(4)), shift=at, scale=0.5).mean())
+        for at in (0.5, 1.0)
+    )
+    assert inside - end > 3
