@@ -23,6 +23,13 @@ from framecast.systems.ramvid.config import (
     RaMViDSampling,
     RaMViDStages,
 )
+from framecast.systems.rvd.config import (
+    ForecastStageConfig,
+    RVDConfig,
+    RVDExperiment,
+    RVDSampling,
+    RVDStages,
+)
 from tests.toy import ToyExperiment, ToyStages
 
 DATA = DataConfig(channels=1, size=8)
@@ -46,7 +53,17 @@ def ramvid() -> RaMViDExperiment:
     )
 
 
-TINY: dict[str, Callable[[], Any]] = {"toy": toy, "ramvid": ramvid}
+def rvd() -> RVDExperiment:
+    """Two levels of eight and sixteen channels in each network; two frames are drawn per window."""
+    return RVDExperiment(
+        data=DATA,
+        model=RVDConfig(width=8, multipliers=(1, 2), transform_multipliers=(1, 2), groups=4, noise_levels=50),
+        stages=RVDStages(forecast=ForecastStageConfig(**quick(lr=5e-3, clip_frames=5))),
+        sample=RVDSampling(sampler="ddpm", steps=3, window=2),
+    )
+
+
+TINY: dict[str, Callable[[], Any]] = {"toy": toy, "ramvid": ramvid, "rvd": rvd}
 
 
 def quick(*, lr: float, clip_frames: int) -> dict[str, Any]:
