@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,9 +179,14 @@ def _import(args: argparse.Namespace, console: Console) -> int:
 
 
 def _imported(found: Checkpoint, experiment: Any, stage: str) -> System:
-    """A system of the settings that were found, for the clips of the experiment."""
+    """A system of the settings that were found, for the clips of the experiment.
+
+    Raises:
+        ValueError: settings of the experiment that such a system cannot have.
+    """
     from framecast.checkpoint import build_system
     from framecast.experiment import VideoSpec
+    from framecast.task import UnsupportedTask
 
     height, width = size_of(experiment.data.size)
     video = VideoSpec(
@@ -190,7 +196,10 @@ def _imported(found: Checkpoint, experiment: Any, stage: str) -> System:
         clip_frames=getattr(experiment.stages, stage).clip_frames,
         fps=experiment.data.fps,
     )
-    return build_system(experiment.system, to_plain(found.config), video, to_plain(experiment.sample))
+    system = build_system(experiment.system, to_plain(found.config), video, to_plain(experiment.sample))
+    with contextlib.suppress(UnsupportedTask):  # sampling options that the model found cannot use are refused
+        system.plan((True,) + (False,) * (video.clip_frames - 1), system.options)
+    return system
 
 
 def _read_back(out: Path, system: System, file: Path) -> None:
