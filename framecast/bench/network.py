@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What networks cost: a matrix product, one evaluation, one training step, one sampled window.
+"""What networks cost: a matrix product, one evaluation, one training step; `drawing.py` has what drawing costs.
 
 Evaluation and step go through what training itself runs: a stage's loss, the learner, the loop of `framecast.train`.
 Clips are random numbers from memory: reading is measured by itself.
@@ -16,15 +16,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-import framecast
 from framecast.assets import Assets, cache_dir
 from framecast.bench.measure import Memory, Timed, beside_matmul, facts, operations, settle, timed
-from framecast.checkpoint import bundled
 from framecast.data.clips import ClipStream
 from framecast.devices import Fabric, build_fabric, pick_device
 from framecast.draws import draws
 from framecast.experiment import DataConfig, Experiment, StageConfig, VideoSpec, size_of
-from framecast.generate import Model, network_calls
 from framecast.system import Stage, System
 from framecast.systems import entry, preset, resolve
 from framecast.systems.ramvid.config import (
@@ -38,11 +35,10 @@ from framecast.train.loop import optimise
 from framecast.train.optim import compiles
 from framecast.train.plan import Job, stage_settings
 from framecast.train.state import TrainState
-from framecast.video import Clip, Video
+from framecast.video import Video
 
 Precision = Literal["32", "bf16"]
 _WORDS = {"32": "float32", "bf16": "bfloat16"}
-DEFAULT_MODEL = "vortex-ramvid"
 _WARM_UP = 1  # untimed calls after the one in which operations are counted
 
 
@@ -60,7 +56,7 @@ def yardstick() -> RaMViDExperiment:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Fresh:
     """A stage with fresh weights and one clip."""
 
     name: str
@@ -99,7 +95,7 @@ def forward(*, preset: str | None, device: str, precision: Precision, repeats: i
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, _dtype(precision)):
         memory = Memory(where)
-        bench = _bench(preset, device=device, precision=precision)
+        bench = fresh(preset, device=device, precision=precision)
         bench.system.to(where).eval()
         clip, valid = (tensor.to(where) for tensor in bench.clips())
 
@@ -122,7 +118,7 @@ def step(*, preset: str | None, device: str, precision: Precision, repeats: int)
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, _dtype(precision)):
         memory = Memory(where)
-        bench = _bench(preset, device=device, precision=precision)
+        bench = fresh(preset, device=device, precision=precision)
         job = _job(bench)
         bench.fabric.launch()
         state, clock = TrainState(job, bench.fabric), _Clock()
@@ -133,44 +129,7 @@ def step(*, preset: str | None, device: str, precision: Precision, repeats: int)
     return [row | facts(where)]
 
 
-def sampling(
-    *, preset: str | None, model: str | None, device: str, precision: Precision, repeats: int
-) -> list[dict[str, Any]]:
-    """One window of `predict`, one sample, by the model's own sampler and steps; in float32, as drawing is."""
-    where, row = pick_device(device), dict[str, Any]()
-    with beside_matmul(row, where, torch.float32):
-        memory = Memory(where)
-        name, drawing = _model(preset, model, where)
-        v, context = drawing.video, drawing.context
-        known = torch.zeros(context, v.channels, v.height, v.width)
-        given, horizon = Clip(known, v.fps, (-1.0, 1.0)), drawing.system.horizon(context)
-        options = drawing.system.options
-
-        def work() -> None:
-            drawing.predict(given, horizon, samples=1)
-
-        row["operations"] = operations(work)  # warms up, too
-        row |= {**timed(work, repeats=repeats, device=where).plain(), **memory.plain()}
-    how = f"{getattr(options, 'sampler', '')} {getattr(options, 'steps', '')}".strip()
-    row |= {"what": "sampling", "case": f"{name}: {context} → {horizon} frames, {how}, float32"}
-    row |= {"rate": horizon / row["seconds"], "rate_unit": "frames/s", "network_calls": network_calls(options)}
-    return [row | facts(where)]
-
-
-def _model(name: str | None, model: str | None, where: torch.device) -> tuple[str, Model]:
-    """The model asked for, else the bundled one (or, for a preset, that network with fresh weights)."""
-    if model is None and name is None and DEFAULT_MODEL in bundled():
-        model = DEFAULT_MODEL
-    if model is not None:
-        loaded = framecast.load(model, device=str(where))
-        if not loaded.nets:
-            raise ValueError(f"{model} has no network, so there is nothing to measure: name a trained model.")
-        return model, loaded
-    bench = _bench(name, device=str(where), precision="32")
-    return f"{bench.name} (untrained)", Model(bench.system.to(where), name=bench.name)
-
-
-def _bench(name: str | None, *, device: str, precision: Precision) -> _Bench:
+def fresh(name: str | None, *, device: str, precision: Precision) -> Fresh:
     """The first stage of a preset (None: of the yardstick) with fresh weights, for one clip."""
     experiment = cast(Any, yardstick() if name is None else preset(name))
     stage_name, settings = stage_settings(experiment, None)
@@ -182,7 +141,7 @@ def _bench(name: str | None, *, device: str, precision: Precision) -> _Bench:
         system = resolve(entry(experiment.system).system)(experiment.model, video, experiment.sample)
     stage = system.stage(stage_name, settings, Assets(cache_dir() / "assets"))
     fabric = build_fabric(device=device, precision=settings.precision)
-    return _Bench(name or "yardstick", experiment, settings, system, stage, fabric)
+    return Fresh(name or "yardstick", experiment, settings, system, stage, fabric)
 
 
 @dataclass
@@ -213,7 +172,7 @@ class _Clock:
     def preview(self, state: TrainState, clips: Video, made: Video) -> None: ...
 
 
-def _job(bench: _Bench) -> Job:
+def _job(bench: Fresh) -> Job:
     """What the training loop needs, without files."""
     clips = cast(ClipStream, _Clips(*bench.clips()))
     compiled = compiles(bench.settings.compile, device=bench.fabric.device, max_steps=bench.settings.max_steps)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
 
-Read next: `network.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is measured), `measure.py`
-(how).
+Read next: `network.py`, `drawing.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is measured),
+`measure.py` (how).
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 
 from framecast.bench.alone import alone
 
-WHAT = ("matmul", "forward", "step", "sampling", "reading", "simulator", "features", "crps", "rf3d")
+WHAT = (
+    "matmul", "forward", "step", "denoise", "sampling", "horizon", "reading", "simulator", "features", "crps", "rf3d",
+)  # fmt: skip
 PRECISIONS = ("32", "bf16")
 FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
 BACKENDS = ("numba", "numpy")
+HORIZONS = (16, 128)  # frames; the longer one must need no more memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,9 @@ class Bench:
 
     what: tuple[str, ...] = WHAT  # of `WHAT`
     preset: str | None = None  # None: the yardstick of `network.py`
-    model: str | None = None  # for sampling; None: the bundled one, or an untrained one of `preset`
+    model: str | None = None  # that draws; None: the bundled one, or an untrained one of `preset`
+    steps: str | None = None  # of the sampler; None: the model's own
+    futures: int = 8  # drawn at once in `denoise`, which is measured for one as well
     clip: str | None = None  # read this one instead of clips made for it
     repeats: int = 5
     device: str = "auto"
@@ -72,12 +77,23 @@ def _tasks(word: str, bench: Bench) -> list[Task]:
         return [Task(word, f"framecast.bench.features:{word}", {"device": bench.device, "repeats": bench.repeats})]
     if word == "rf3d":
         return [Task("rf3d-v1", "framecast.bench.sensitivity:sensitivity", {"device": bench.device})]
-    arguments: dict[str, Any] = {"device": bench.device, "precision": bench.precision, "repeats": bench.repeats}
-    if word != "matmul":
-        arguments["preset"] = bench.preset
-    if word == "sampling":
-        arguments["model"] = bench.model
-    return [Task(word, f"framecast.bench.network:{word}", arguments)]
+    return _network_tasks(word, bench)
+
+
+def _network_tasks(word: str, bench: Bench) -> list[Task]:
+    how: dict[str, Any] = {"device": bench.device, "repeats": bench.repeats}
+    if word in ("matmul", "forward", "step"):
+        how["precision"] = bench.precision
+        return [
+            Task(word, f"framecast.bench.network:{word}", how | ({} if word == "matmul" else {"preset": bench.preset}))
+        ]
+    target, how = f"framecast.bench.drawing:{word}", how | {"preset": bench.preset, "model": bench.model}
+    if word == "denoise":
+        return [Task(f"denoise {n}", target, how | {"futures": n}) for n in dict.fromkeys((bench.futures, 1))]
+    how["steps"] = bench.steps
+    if word == "horizon":
+        return [Task(f"horizon {frames}", target, how | {"frames": frames}) for frames in HORIZONS]
+    return [Task(word, target, how)]
 
 
 def measure(task: Task, *, threads: int | None) -> tuple[list[dict[str, Any]], str]:

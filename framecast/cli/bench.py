@@ -16,10 +16,16 @@ from framecast.systems import preset
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("what", metavar="WHAT", nargs="*", help=f"{', '.join(WHAT)} (default: all)")
-    parser.add_argument("--preset", metavar="NAME", help="network of forward and step (default: a yardstick of 64×64)")
+    parser.add_argument("--preset", metavar="NAME", help="untrained network (default: a yardstick of 64×64)")
     parser.add_argument(
-        "--model", metavar="MODEL", help="to sample with (default: vortex-ramvid where it is there, else untrained)"
+        "--model",
+        metavar="MODEL",
+        help="that draws (default: untrained --preset, else vortex-ramvid where it is there)",
     )
+    parser.add_argument(
+        "--steps", metavar="N", help="of the sampler, in sampling and horizon (default: the model's own)"
+    )
+    parser.add_argument("--futures", type=positive, default=8, metavar="N", help="of denoise, beside 1 (default 8)")
     parser.add_argument("--clip", metavar="PATH", help="read this clip instead of clips made for it")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="of every measurement (default 5)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default auto)")
@@ -40,6 +46,8 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         what=tuple(args.what) or WHAT,
         preset=args.preset,
         model=args.model,
+        steps=args.steps,
+        futures=args.futures,
         clip=args.clip,
         repeats=args.repeats,
         device=args.device,
@@ -76,12 +84,13 @@ def _machine(row: dict[str, Any]) -> str:
 
 
 BENCH = Command(
-    about="Measure what networks, sampling, reading and simulating cost on this machine: time (median), peak memory, "
+    about="Measure what networks, drawing, reading and simulating cost on this machine: time (median), peak memory, "
     "counted operations (2 × multiply-adds of convolutions and matrix products), and their share of the rate at which "
-    "the same run multiplies square matrices. rf3d tells what the distance rf3d-v1 sees of known changes. Each "
+    "the same run multiplies square matrices. denoise is one step of a sampler for several futures at once; horizon "
+    "draws 16 and 128 frames and throws them away; rf3d tells what the distance rf3d-v1 sees of known changes. Each "
     "measurement has a process of its own.",
-    example="framecast bench\nframecast bench forward step --threads 2 --out bench.jsonl\n"
-    "framecast bench reading --clip my.mp4",
+    example="framecast bench\nframecast bench step denoise --preset rvd/bair64 --threads 2 --out bench.jsonl\n"
+    "framecast bench horizon --model vortex-ramvid\nframecast bench reading --clip my.mp4",
     arguments=_arguments,
     run=_run,
 )

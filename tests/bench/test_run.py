@@ -2,13 +2,18 @@
 
 import dataclasses
 import json
+import time
+import types
 
 import pytest
+import torch
 
-from framecast.bench import features, flows, network, reading
+from framecast.bench import drawing, features, flows, network, reading
+from framecast.bench.measure import operations
 from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, append, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
 
+DRAWN = {"preset": "ramvid/vortex16", "model": None, "device": "cpu", "repeats": 2}
 TINY = {"preset": "ramvid/vortex16", "device": "cpu", "precision": "32", "repeats": 2}
 FIELDS = {
     "what", "case", "seconds", "spread", "repeats", "memory", "memory_of_process", "machine", "versions", "commit",
@@ -41,11 +46,52 @@ def test_step_in_bfloat16_is_compared_with_products_in_bfloat16():
 
 
 def test_sampling_counts_every_network_call():
-    (row,) = network.sampling(**{**TINY, "repeats": 1}, model=None)
+    (row,) = drawing.sampling(**{**DRAWN, "repeats": 1}, steps=None)
     (once,) = network.forward(**{**TINY, "repeats": 1})
     assert row["network_calls"] == 20
     assert row["operations"] == 20 * once["operations"]
     assert row["rate"] == pytest.approx(4 / row["seconds"])
+
+
+def test_steps_asked_for_are_those_of_sampling():
+    (row,) = drawing.sampling(**{**DRAWN, "repeats": 1}, steps="3")
+    assert row["network_calls"] == 3 and "ddim 3" in row["case"]
+
+
+@pytest.mark.parametrize("futures", [1, 3])
+def test_denoising_step_is_one_network_evaluation_of_all_futures(futures):
+    (row,) = drawing.denoise(**DRAWN, futures=futures)
+    (once,) = network.forward(**{**TINY, "repeats": 1})
+    assert row["operations"] == futures * once["operations"]
+    assert set(row) >= FIELDS | {"share_of_matmul"} and row["repeats"] == 2 and "ddim" in row["case"]
+
+
+def test_denoising_step_leaves_out_what_is_done_once_per_frame():
+    (row,) = drawing.denoise(**{**DRAWN, "preset": "rvd/vortex32"}, futures=2)
+    system = network.fresh("rvd/vortex32", device="cpu", precision="32").system
+    with torch.no_grad():
+        given = system.denoiser.prepare(system.read(torch.zeros(2, 4, 1, 32, 32)).context)
+        once = operations(lambda: system.denoiser(torch.zeros(2, 1, 32, 32), torch.zeros(2), given))
+    assert row["operations"] == once
+
+
+def test_calls_are_noted_while_they_are_watched():
+    class Slow(torch.nn.Module):
+        def forward(self):
+            time.sleep(0.03)
+
+    slow = Slow()
+    system = types.SimpleNamespace(parts=lambda: {"slow": slow}, device=torch.device("cpu"))
+    with drawing.called(system) as calls:
+        slow(), slow(), slow()
+    slow()
+    first, second, third = calls["slow"]
+    assert second - first > 0.02 and third - second > 0.02
+
+
+def test_horizon_is_told_in_frames_per_second():
+    (row,) = drawing.horizon(**{**DRAWN, "preset": "rvd/vortex32"}, steps="1", frames=9)
+    assert set(row) >= FIELDS and row["rate"] == pytest.approx(9 / row["seconds"]) and "4 → 9 frames" in row["case"]
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -68,7 +114,7 @@ def test_clip_too_short_for_a_window_is_refused(tmp_path):
 
 def test_each_measurement_is_a_task_of_its_own():
     labels = [task.label for task in tasks(Bench())]
-    assert len(labels) == 7 + len(FILES) + len(BACKENDS) and labels[:4] == list(WHAT[:4])
+    assert len(labels) == len(WHAT) - 4 + 2 + 2 + len(FILES) + len(BACKENDS) and labels[:3] == list(WHAT[:3])
     assert [task.label for task in tasks(Bench(what=("step", "matmul")))] == ["matmul", "step"]
     assert [task.label for task in tasks(Bench(what=("reading",), clip="/"))] == ["reading /"]
 
@@ -145,7 +191,12 @@ def test_numbers_are_scaled_to_be_read():
 
 def test_a_model_without_a_network_is_refused():
     with pytest.raises(ValueError, match="persistence has no network"):
-        network.sampling(preset=None, model="persistence", device="cpu", precision="32", repeats=1)
+        drawing.sampling(preset=None, model="persistence", steps=None, device="cpu", repeats=1)
+
+
+def test_a_model_that_draws_without_steps_has_none_to_measure():
+    with pytest.raises(ValueError, match="draws without steps"):
+        drawing.denoise(preset="rvd/vortex32-mean", model=None, futures=1, device="cpu", repeats=1)
 
 
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path):
