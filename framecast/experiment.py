@@ -162,6 +162,8 @@ def to_yaml(record: Any) -> str:
         >>> print(to_yaml(EmaConfig()), end="")
         decay: 0.9999
         warmup: 10.0
+        every: 1
+        start: 0
     """
     import yaml
 
