@@ -93,9 +93,9 @@ def weights_by_name(
             break
         there = {one: content[key] for one in _KEYS for key in _KEYS[one] if isinstance(content.get(key), Mapping)}
         if there:
-            order = (weights or first, "ema", "raw")
-            kind = next(one for one in order if one in there)
-            content = there[kind]
+            order: tuple[Kind, ...] = (weights or first, "ema", "raw")
+            taken = next(one for one in order if one in there)
+            kind, content = taken, there[taken]
         elif isinstance(content.get(_WRAPPER), Mapping):
             content = content[_WRAPPER]
     if not isinstance(content, Mapping):
