@@ -9,7 +9,10 @@ from framecast.cli.console import Console, table
 from framecast.cli.draw import many
 
 # what a table shows of a forecast, where it has it
-COLUMNS = ("crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage")
+COLUMNS = (
+    "crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage",
+    "late_variance", "late_spectrum", "late_period",
+)  # fmt: skip
 
 
 def tell(told: dict[str, Any], console: Console) -> None:

@@ -45,6 +45,19 @@ OPEN_SETS = (
         about="prediction 16 → 16 of unseen flows past a disc; a model that takes fewer frames sees the last ones",
         cases=(Case(known=tuple(range(16)), frames=32),),
     ),
+    replace(
+        SMOKE_LBM,
+        name="smoke-lbm-200",
+        about="prediction 4 → 200 of unseen flows past a disc: what long forecasts become",
+        cases=(Case(known=(0, 1, 2, 3), frames=204),),
+        paired=Cut(how="from_start", clips=32, samples=4),
+        sets=None,
+        metrics=("crps", "ensemble", "drift", "late"),
+        is_not=(
+            "a judgement of single frames: so late the phase may be lost, and what counts is what the flow is like",
+            "a value of a forecast from lead 100 on: scores that do not say so are means over all 200 leads",
+        ),
+    ),
     Protocol(
         name="smoke-bounce",
         about="prediction 4 → 12 of digits that leave walls at random, beside the true futures",

@@ -32,8 +32,10 @@ _SIMPLE = 3  # simple forecasts in strips and videos, the best ones
 _MAPPED = 6  # frames of a map
 _COLUMNS = 8  # frames of a strip
 _REAL = "_of_real"  # ends the name of a curve that real clips give, to stand beside the one without
+_PLAYED = 128  # frames of a video; of longer windows every second, third, … frame is played
 _CONTROLS = 56  # pixels under a video, where players put their controls
 _CALIBRATED = ("diversity", "spread", "skill")  # metrics that calibration speaks of
+_LONG = ("drift_variance", "drift_fine")  # metrics that long forecasts are about
 _MIMES = {".svg": "image/svg+xml", ".png": "image/png", ".mp4": "video/mp4"}
 
 
@@ -70,7 +72,7 @@ class Shelf:
 
 
 def headline(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
-    """Over frames: 1 / CRPS, and LPIPS where it was measured.
+    """Over frames: 1 / CRPS, LPIPS where it was measured, and the drift of long forecasts.
 
     Source: RVD paper, figure 3.
     """
@@ -79,7 +81,7 @@ def headline(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
     inverse = next((key for key in ("crps", "crps_fair") if key in told), None)
     if inverse is not None:
         _draw(judged, inverse, shelf, found, inverted=_inverted)
-    for key in (key for key in told if key.startswith("lpips")):
+    for key in (key for key in told if key.startswith("lpips") or key in _long(told)):
         _draw(judged, key, shelf, found, inverted=None)
     return found
 
@@ -88,9 +90,15 @@ def further(judged: Sequence[Judged], shelf: Shelf) -> list[Picture]:
     """Over frames: the metrics that are neither in `headline` nor in `calibration`."""
     found: list[Picture] = []
     for key in judged[0].model.get("by_frame") or {}:
-        if not key.startswith(("crps", "lpips")) and key not in _CALIBRATED and not key.endswith(_REAL):
+        shown = key.startswith(("crps", "lpips")) or key in _CALIBRATED or key in _long(judged[0].model["by_frame"])
+        if not shown and not key.endswith(_REAL):
             _draw(judged, key, shelf, found, inverted=None)
     return found
+
+
+def _long(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The curves that a long forecast is about; of others they are no more than further ones."""
+    return _LONG if "drift_fine" in told else ()
 
 
 def _draw(
@@ -102,18 +110,25 @@ def _draw(
     drawn = [line if inverted is None else inverted(line) for line in lines if line is not None]
     if not drawn:
         return
-    about = judged[0].model.get("scores", {}).get(key, {})
+    told, about = judged[0].model["by_frame"], judged[0].model.get("scores", {}).get(key, {})
     label, unit = str(about.get("label") or key.replace("_", " ")), str(about.get("unit") or "")
     name, better = (f"1 / {label}" if inverted else label), about.get("better")
     caption = f"{name} by frame" + (f", {label} in {unit}" if inverted and unit else f", in {unit}" if unit else "")
     if better in ("lower", "higher"):
         caption += f"; {'higher' if inverted or better == 'higher' else 'lower'} is better"
-    caption += "; shaded: one standard deviation over windows." if any(d.low is not None for d in drawn) else "."
     top = 1.5 * max(max(curve.y) for curve in drawn) if inverted else None
+    if key in _long(told):
+        caption, top = f"{caption}, over that of the truth", _room(drawn)
+    caption += "; shaded: one standard deviation over windows." if any(d.low is not None for d in drawn) else "."
     ends = "; ".join(f"{c.label} from {number(c.y[0])} to {number(c.y[-1])}" for c in drawn)
     frames = f"frames {drawn[0].x[0]:.0f} to {drawn[0].x[-1]:.0f}"
     svg = curves(drawn, x="frame", y=name if inverted or not unit else f"{name}, {unit}", top=top)
     shelf.add(svg, ".svg", alt=f"Lines of {name} over {frames}: {ends}.", caption=caption, to=found)
+
+
+def _room(drawn: Sequence[Curve]) -> float:
+    """Where an axis of ratios ends: simple forecasts that explode run out of it."""
+    return max([2.0, *(1.5 * value for curve in drawn if not curve.quiet for value in curve.y)])
 
 
 def _curve(name: str, forecast: Mapping[str, Any], key: str, *, quiet: bool) -> Curve | None:
@@ -281,14 +296,21 @@ def _strip(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
 
 
 def _video(window: _Window, shelf: Shelf, found: list[Picture]) -> None:
-    rows = _rows(window, futures=3)
+    every = -(-len(window.mask) // _PLAYED)
+    rows = [_thinned(row, every) for row in _rows(window, futures=3)]
     with tempfile.TemporaryDirectory() as folder:
         board = grid(rows, columns=4)
         room = board.frames.new_full((*board.frames.shape[:2], _CONTROLS, board.frames.shape[-1]), 255)
         board = replace(board, frames=torch.cat([board.frames, room], dim=2))
         path = save_view(Path(folder) / "video.mp4", board, comment=_comment(window))
         alt = f"Video of {window.name}, side by side: {', '.join(row.label for row in rows)}."
-        shelf.add(path.read_bytes(), ".mp4", alt=alt, caption=f"Window {window.name}, playing.", wide=True, to=found)
+        caption = f"Window {window.name}, playing{'' if every == 1 else f', one in {every} frames'}."
+        shelf.add(path.read_bytes(), ".mp4", alt=alt, caption=caption, wide=True, to=found)
+
+
+def _thinned(row: Row, every: int) -> Row:
+    known = None if row.known is None else row.known[::every]
+    return replace(row, clip=replace(row.clip, frames=row.clip.frames[::every]), known=known)
 
 
 def _rows(window: _Window, *, futures: int) -> list[Row]:

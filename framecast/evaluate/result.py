@@ -229,7 +229,7 @@ def _scored(scores: Scores, case: CaseResult) -> dict[str, Any]:
         interval = scores.interval(name).plain()
         told["scores"][name] = {
             "label": what.label, "unit": what.unit, "better": what.better, **interval,
-            "count": len(values), "how": "; ".join(filter(None, (what.how, HOW))),
+            "count": int(np.isfinite(scores.windows(name)).sum()), "how": "; ".join(filter(None, (what.how, HOW))),
         }  # fmt: skip
         if values.shape[1] == len(unknown):
             sd = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], math.nan)

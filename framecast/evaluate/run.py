@@ -9,6 +9,7 @@ differ.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -65,8 +66,8 @@ class Scores:
         return self.values[metric].mean(1)
 
     def interval(self, metric: str) -> Interval:
-        """Mean over units, of the means over their windows and frames."""
-        return bootstrap(self.windows(metric).tolist(), self.units)
+        """Mean over units, of the means over their windows and frames; windows without a value are left out."""
+        return _over_units(self.windows(metric), self.units)
 
     def by_frame(self, metric: str) -> np.ndarray:
         """The mean of every frame over units, of the means over their windows."""
@@ -85,7 +86,7 @@ class Scores:
                 f"{self.name} and {other.name} have seen different windows ({len(self.units)} and {len(other.units)}), "
                 "and can only be compared on the same ones."
             )
-        return bootstrap((self.windows(metric) - other.windows(metric)).tolist(), self.units)
+        return _over_units(self.windows(metric) - other.windows(metric), self.units)
 
     def first(self, count: int) -> Scores:
         """Of the first `count` windows."""
@@ -104,6 +105,14 @@ class Scores:
         thirds = np.array_split(np.argsort(self.motion, kind="stable"), 3)
         means = {name: [float(self.windows(name)[third].mean()) for third in thirds] for name in self.values}
         return {"motion": [float(self.motion[t].mean()) for t in thirds], "windows": [len(t) for t in thirds], **means}
+
+
+def _over_units(values: np.ndarray, units: Sequence[str]) -> Interval:
+    """Of the values that there are: nothing may recur in a window."""
+    there = [(value, unit) for value, unit in zip(values.tolist(), units, strict=True) if not math.isnan(value)]
+    if not there:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return bootstrap(*zip(*there))
 
 
 @dataclass(frozen=True)

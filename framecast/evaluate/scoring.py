@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from framecast.draws import mix
+from framecast.evaluate.late import LATE, late
 from framecast.metrics.ensemble import best_of, diversity, mode_coverage, ranks, spread_skill
 from framecast.metrics.forecast import crps_by_frame, eight_bit
 from framecast.metrics.image import psnr, psnr_clip, ssim
@@ -35,6 +36,7 @@ class Metric:
     how: str = ""  # it is defined, in a few words
 
 
+_LATE = f"from lead {LATE} on"
 METRICS: dict[str, Metric] = {
     "crps_fair": Metric("fair CRPS", "8-bit levels", "lower", "unbiased in the number of samples"),
     "crps": Metric("CRPS", "8-bit levels", "lower", "of the step distribution, as in the RVD paper"),
@@ -53,16 +55,26 @@ METRICS: dict[str, Metric] = {
     ),
     "drift_mean": Metric("drift of the mean", "8-bit levels", "none", "mean level of samples minus that of the truth"),
     "drift_variance": Metric("drift of the variance", "", "none", "variance in space over that of the truth"),
+    "drift_fine": Metric("drift of the finest scale", "", "none", "power of waves of 2 to 4 pixels over the truth's"),
+    "late_variance": Metric(f"variance {_LATE}", "", "none", "over that of the truth"),
+    "late_spectrum": Metric(
+        f"spectrum {_LATE}", "", "lower", "factor by which the power of a scale is off, 1 where none is; geometric mean"
+    ),
+    "late_period": Metric(f"period {_LATE}", "", "none", "over that of the truth; median of the samples that recur"),
+    "late_recurring": Metric(f"share of samples that recur {_LATE}", "", "higher", "where the truth does"),
 }
 
 
 def metric(name: str) -> Metric:
-    """How the metric of this name is called; those of best-of-N carry their N in the name."""
+    """How the metric of this name is called; names of best-of-N carry their N, those of scales the scale."""
     if name.startswith("best_of_"):
         count, what = name.removeprefix("best_of_").split("_", 1)
         base = METRICS[what]
         return Metric(f"{base.label.removesuffix(' of a sample')}, best of {count}", base.unit, base.better,
                       "of the sample with the best clip mean; it sees the truth")  # fmt: skip
+    if name.startswith("late_power_"):
+        waves = "–".join(name.removeprefix("late_power_").split("_"))
+        return Metric(f"power at {waves} pixels {_LATE}", "", "none", "of waves so long, over that of the truth")
     return METRICS[name]
 
 
@@ -129,6 +141,8 @@ def score(
         told["mode_coverage"] = torch.tensor([mode_coverage(made[: len(true) // 2], true)])
     if "drift" in groups:
         told |= _drift(made.double(), wanted.double())
+    if "late" in groups:
+        told |= late(made, wanted)
     return Scored({name: values.double().numpy() for name, values in told.items()}, rank, squares)
 
 

@@ -23,6 +23,7 @@ METRIC_GROUPS: dict[str, str] = {
     "ensemble": "spread beside skill, rank histogram, diversity",
     "modes": "share of the true futures that the samples hit",
     "drift": "what changes with the length of a forecast",
+    "late": "variance, spectrum and period of late frames beside those of the truth",
     "rf3d": "distance of sets in random features, appearance and motion apart",
     "fvd": "Fréchet video distance",
     "r-fvd": "Fréchet video distance of reconstructions",

@@ -157,7 +157,12 @@ def _wanted(protocol: Protocol, like: VideoSpec | None) -> VideoSpec:
 
 
 def _make(protocol: Protocol, folder: Path) -> str:
-    return f"make it: framecast data simulate {protocol.set} {folder}"
+    """How to come by the set; in a folder of its own where the protocol's clips are longer than those of the set."""
+    frames = max(case.frames for case in protocol.cases)
+    if frames <= SETS[protocol.set].frames:
+        return f"make it: framecast data simulate {protocol.set} {folder}"
+    name = folder if folder.name.endswith(f"-{frames}") else folder.with_name(f"{folder.name}-{frames}")
+    return f"make it with longer clips: framecast data simulate {protocol.set} {name} --frames {frames} (--data {name})"
 
 
 def _open_set(protocol: Protocol, folder: Path) -> tuple[Path, list[Listed]]:

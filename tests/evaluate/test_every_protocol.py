@@ -104,7 +104,7 @@ def tree(tmp_path_factory):
                 frames = torch.randint(0, 256, (130, channels, SIDE, SIDE), generator=rng, dtype=torch.uint8)
                 path = root / f"{channels}" / split / f"clip_{number}.npz"
                 write_array(path, frames, fps=25.0, value_range=None, generated_by={})
-    write_flows(root / "vortex32", frames=180)
+    write_flows(root / "vortex32", frames=204)
     simulate("bouncing32", root / "bouncing32", splits=["test"])
     for run in range(8):
         told = {"set": "simulation128", "split": "test", "number": run, "seed": 0}
