@@ -114,13 +114,13 @@ class RVD(System):
         ]
 
     @torch.no_grad()
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         frames: Video,
         known: Known,
         *,
         rng: Draws,
-        options: RVDSampling,  # type: ignore[override]
+        options: RVDSampling,
         carry: Carry = None,
     ) -> tuple[Video, Carry]:
         check_sampling(options, self.config)
