@@ -1,7 +1,7 @@
 """RVD's networks, loss and generation once more, as the description of the official code has them, to compare with.
 
-One frame at a time, whole convolutions of concatenated inputs, weights by their official names; nothing is shared with
-the library. Frames are (B, C, H, W), clips lists of frames.
+One frame at a time, whole convolutions of concatenated inputs, weights by their official names; but for `pair`, which
+fills both, nothing here knows the library. Frames are (B, C, H, W), clips lists of frames.
 """
 
 import math
@@ -10,6 +10,11 @@ import zlib
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from framecast.experiment import VideoSpec
+from framecast.systems.rvd.config import RVDConfig
+from framecast.systems.rvd.rvd import RVD
+from framecast.systems.rvd.weights import our_name
 
 Weights = dict[str, Tensor]
 
@@ -262,3 +267,17 @@ def generate(
         fed = made[-1].clamp(-1, 1)
         context, mu = plain.context(fed), mu_of(plain, mode, fed)
     return made
+
+
+def pair(config: RVDConfig, *, channels: int, height: int, width: int) -> tuple[RVD, Plain]:
+    """The library's model and the plain one with the same weights; patches are cut by whoever calls the plain one."""
+    multipliers, transform = list(config.multipliers), list(config.transform_multipliers)
+    made = weights(shapes(config.width, multipliers, transform, channels * config.patch**2))
+    plain = Plain(made, levels=len(multipliers), transform_levels=len(transform), groups=config.groups)
+    system = RVD(config, VideoSpec(channels=channels, height=height, width=width, clip_frames=4)).eval()
+    named = {our_name(name): value for name, value in made.items()}
+    for part, network in system.parts().items():
+        fresh = {name: named.pop(f"{part}.{name}").reshape(old.shape) for name, old in network.state_dict().items()}
+        network.load_state_dict(fresh)
+    assert all(name.startswith("transform.") for name in named) and (not named or system.transform is None)
+    return system, plain
