@@ -39,7 +39,7 @@ class Scorer(Protocol):
     """A system that can tell how likely a clip is: bits per dimension of every unknown frame, lower is likelier."""
 
     levels: int  # noise levels that it visits unless told otherwise
-    most_levels: int  # all there are
+    most_levels: int  # all that it can visit
     context: int  # leading frames that it needs to be given; 0 where it can tell of the first frame, too
 
     def windows(self, known: Sequence[bool]) -> list[Window]:

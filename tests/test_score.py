@@ -44,6 +44,16 @@ def test_picture_carries_what_the_number_means(tmp_path):
         assert picture.width > 2 * picture.height > 400
 
 
+@pytest.mark.parametrize(
+    ("windows", "lines"), [([[0, 3], [2, 5]], [4]), ([[2, 2], [3, 3], [4, 4], [5, 5]], []), ([[0, 5]], [])]
+)
+def test_curve_shows_where_windows_begin_but_not_every_frame(tmp_path, monkeypatch, windows, lines):
+    drawn = []
+    monkeypatch.setattr("framecast.score.save_frame_curve", lambda path, **told: drawn.append(told))
+    Score((2, 3, 4, 5), torch.ones(4, dtype=torch.float64), {**RECORD, "windows": windows}).save(tmp_path / "out")
+    assert drawn[0]["starts"] == lines and drawn[0]["given"] == [0, 1]
+
+
 def test_a_score_that_cannot_be_drawn_leaves_nothing_behind(tmp_path):
     broken = Score((2,), torch.ones(1, dtype=torch.float64), {**RECORD, "windows": None})
     with pytest.raises(TypeError):

@@ -57,7 +57,7 @@ def _score_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
     parser.add_argument(
         "--context",
-        type=_from_0,
+        type=_context,
         metavar="N",
         help="leading frames that are given (default: as few as the model can do with, none or 1)",
     )
@@ -76,9 +76,11 @@ def _score_arguments(parser: Parser) -> None:
 _ENOUGH = 20  # levels below which bits are far above what more of them give
 
 
-def _from_0(text: str) -> int:
+def _context(text: str) -> int:
     """Type of `--context`."""
-    return 0 if text == "0" else positive(text)
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames, from 0 on")
+    return int(text)
 
 
 def _levels(text: str) -> int | Literal["all"]:
@@ -114,7 +116,7 @@ def _score(args: argparse.Namespace, console: Console) -> int:
             f"{results[0]['levels']} of {results[0]['noise_levels']} noise levels."
         )
     if any(r["levels"] < _ENOUGH <= r["noise_levels"] for r in results):
-        console.note(f"so few levels leave the bound loose, of early frames above all: {_ENOUGH} or more tell more.")
+        console.note(f"so few levels leave the bound loose: {_ENOUGH} or more tell more.")
     console.result({"results": results})
     return 0
 

@@ -6,7 +6,10 @@ import json
 import pytest
 
 import framecast
+from framecast.checkpoint import PartInfo, build_system, save_model
+from framecast.experiment import VideoSpec, to_plain
 from tests.cli.conftest import make_clip
+from tests.tiny import rvd
 
 
 def test_score_writes_curve_table_and_record(cast, model_folder, clip, tmp_path):
@@ -60,13 +63,34 @@ def test_all_clips_are_looked_at_before_the_first_is_scored(cast, model_folder, 
         (["--levels", "51"], 1, "levels is 51, but tiny has 50 noise levels"),
         (["--levels", "most"], 2, "'most' is not a whole number above 0"),
         (["--levels", "0"], 2, "'0' is not a whole number above 0"),
-        (["--context", "12"], 1, "context is 12, the clip has 12 frames: leave at least one to score"),
+        (["--context", "12"], 1, "push.npz: context is 12, the clip has 12 frames: leave at least one to score"),
+        (["--context", "-1"], 2, "'-1' is not a number of frames, from 0 on"),
     ],
 )
 def test_what_cannot_be_scored_is_a_sentence(cast, model_folder, clip, tmp_path, words, code, says):
     ran = cast("score", model_folder, clip, *words)
     assert ran.code == code and says in ran.err and "Traceback" not in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_score_says_so_and_who_can(cast, clip):
+    ran = cast("score", "persistence", clip)
+    assert ran.code == 1 and "error: persistence cannot score: it gives no likelihood. Systems that score:" in ran.err
+
+
+def test_first_frame_is_scored_unless_the_model_needs_it(cast, model_folder, clip, tmp_path):
+    experiment = rvd()
+    video = VideoSpec(channels=1, height=8, width=8, clip_frames=5, fps=10.0)
+    system = build_system("rvd", to_plain(experiment.model), video, to_plain(experiment.sample))
+    parts = {name: PartInfo(stage="forecast", step=1, weights="raw") for name in system.parts()}
+    forward = save_model(tmp_path / "forward", system, parts=parts, provenance={})
+    for model, first in ((model_folder, 0), (forward, 1)):
+        told = cast("score", model, clip, "--levels", 2, "--out", f"from{first}", "--json").json["results"][0]
+        assert told["frames"] == list(range(first, 12)) and told["known_frames"] == list(range(first))
+    assert told["windows"] == [[i, i] for i in range(1, 12)]
+    assert cast("score", model_folder, clip, "--levels", 2, "--context", 0).code == 0
+    ran = cast("score", forward, clip, "--context", 0)
+    assert ran.code == 1 and "push.npz: context is 0, but forward needs 1 or more given frames" in ran.err
 
 
 def test_help_says_what_the_number_is_and_is_not(cast):
