@@ -29,7 +29,7 @@ from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
 
-__all__ = ["Forecast", "Model", "Score", "complete", "free_folder", "network_calls", "plan", "stream"]
+__all__ = ["Forecast", "Model", "Score", "complete", "free_folder", "plan", "stream"]
 
 Progress = Callable[[int, int], None]  # network calls done, network calls in all
 
@@ -153,28 +153,13 @@ def _misfit(spec: Any, shape: tuple[int, ...]) -> str:
     )
 
 
-def network_calls(options: SampleOptions, system: System | None = None) -> int:
-    """Network evaluations of one window under these options, as far as they tell; for estimates only.
-
-    Args:
-        options: for sampling.
-        system: that samples; one without parts has no network to call.
-    """
-    if system is not None and not system.parts():
-        return 0
-    steps = getattr(options, "steps", 1)
-    if isinstance(steps, str):
-        steps = sum(int(piece) for piece in steps.removeprefix("ddim").split(",") if piece.strip().isdecimal())
-    return max(1, steps) * max(1, getattr(options, "resample", 1))
-
-
 @contextmanager
-def _watched(system: System, progress: Progress | None, *, per_window: int, windows: int) -> Iterator[None]:
+def _watched(system: System, progress: Progress | None, *, total: int) -> Iterator[None]:
     """Report every forward pass of a part of `system` while the body runs."""
-    if progress is None or not per_window:
+    if progress is None or not total:
         yield
         return
-    total, done = per_window * windows, 0
+    done = 0
 
     def tick(*_: object) -> None:
         nonlocal done
@@ -401,7 +386,7 @@ class Model:
         windows, device = scorer.windows(task.known), self.system.device
         known = torch.tensor(task.known, device=device)
         began, rng = time.perf_counter(), draws(seed, [0], device)
-        with torch.no_grad(), _watched(self.system, progress, per_window=count, windows=len(windows)):
+        with torch.no_grad(), _watched(self.system, progress, total=count * len(windows)):
             bits = scorer.bits(to_video(clip).to(device), known, rng=rng, levels=count)[0]
         record = self._record(task, {}, seed=seed, samples=1, seconds=time.perf_counter() - began)
         low, high = _range(clip)
@@ -452,11 +437,11 @@ class Model:
             raise ValueError(f"samples and batch must be at least 1, got {samples} and {batch}.")
         self._fits(given)
         device = self.system.device
-        start, count = to_video(given).to(device), len(plan(self.system, task, options))
+        start, windows = to_video(given).to(device), plan(self.system, task, options)
         chunks = [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
         began, drawn = time.perf_counter(), []
-        per_window = network_calls(options, self.system)
-        with _watched(self.system, progress, per_window=per_window, windows=count * len(chunks)):
+        calls = sum(self.system.calls(window, options) for window in windows)
+        with _watched(self.system, progress, total=calls * len(chunks)):
             for rows in chunks:
                 rng = draws(seed, rows, device)
                 many = start.expand(len(rows), -1, -1, -1, -1)
@@ -468,7 +453,7 @@ class Model:
             video[:, list(task.known)] = given.frames
         seconds = time.perf_counter() - began
         record = self._record(task, to_plain(options), seed=seed, samples=samples, seconds=seconds)
-        record |= {"fps": given.fps, "windows": count, "batch": batch, "unlike": self.unlike(given, task)}
+        record |= {"fps": given.fps, "windows": len(windows), "batch": batch, "unlike": self.unlike(given, task)}
         return Forecast(video, task.known, given.fps, _range(given), record, truth)
 
     def _record(

@@ -173,7 +173,27 @@ class System(nn.Module, ABC):
         """Frames that a prediction from so many draws when nobody says otherwise: those that fill a clip."""
         return max(1, self.video.clip_frames - context)
 
+    def calls(self, window: Window, options: SampleOptions) -> int:
+        """Network evaluations that drawing a window takes; for estimates and progress only."""
+        return sampler_steps(options) if self.parts() else 0
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+
+def sampler_steps(options: SampleOptions) -> int:
+    """Steps of a sampler under these options, in whatever way they are written; 1 where there is none.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Options(SampleOptions):
+        ...     steps: int | str = "10,20,30"
+        >>> sampler_steps(Options()), sampler_steps(Options(steps="ddim25")), sampler_steps(SampleOptions())
+        (60, 25, 1)
+    """
+    steps = getattr(options, "steps", 1)
+    if isinstance(steps, str):
+        steps = sum(int(piece) for piece in steps.removeprefix("ddim").split(",") if piece.strip().isdecimal())
+    return max(1, steps)

@@ -12,7 +12,7 @@ from torch import nn
 from framecast.draws import draws
 from framecast.experiment import SampleOptions, VideoSpec
 from framecast.forecast import Forecast
-from framecast.generate import Model, complete, free_folder, network_calls, plan, stream
+from framecast.generate import Model, complete, free_folder, plan, stream
 from framecast.system import System
 from framecast.task import Task, UnsupportedTask, Window, sliding_windows
 from framecast.video import Clip
@@ -282,15 +282,6 @@ def test_progress_counts_network_calls_to_the_end():
     assert calls[-1] == (windows * 2 * 3, windows * 2 * 3)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert len(calls) == windows * 2 * 3 + 1
-
-
-@pytest.mark.parametrize(("steps", "calls"), [(7, 7), ("ddim25", 25), ("10,20,30", 60)])
-def test_network_calls_reads_every_spelling_of_steps(steps, calls):
-    @dataclass(frozen=True, kw_only=True)
-    class Any(SampleOptions):
-        steps: int | str
-
-    assert network_calls(Any(steps=steps)) == calls
 
 
 def test_record_tells_how_the_forecast_came_about():

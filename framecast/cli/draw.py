@@ -257,7 +257,7 @@ def _scored(scores: dict[str, Any]) -> list[str]:
 
 def _cost(model: Model, request: _Request, options: SampleOptions, *, samples: int, batch: int) -> dict[str, Any]:
     """What one request will do: its windows and the network calls they take."""
-    from framecast.generate import network_calls, plan
+    from framecast.generate import plan
 
     windows = plan(model.system, request.task, options)
     chunks = -(-samples // batch)
@@ -269,7 +269,7 @@ def _cost(model: Model, request: _Request, options: SampleOptions, *, samples: i
         "samples": samples,
         "windows": [_drawn(window, len(request.task)) for window in windows],
         "window_frames": max((len(window.frames) for window in windows), default=0),
-        "network_calls": network_calls(options, model.system) * len(windows) * chunks,
+        "network_calls": sum(model.system.calls(window, options) for window in windows) * chunks,
         "unlike": None if request.clip is None else model.unlike(request.clip, request.task),
         "out": str(request.out),
     }

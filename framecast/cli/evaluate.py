@@ -273,14 +273,12 @@ def _networks(args: argparse.Namespace, rules: Protocol) -> Networks:
 
 def _tell_cost(plan: Plan, model: Model, options: Any, args: argparse.Namespace, out: Path, console: Console) -> None:
     """What will be drawn, at most: windows of several cuts may be the same."""
-    from framecast.generate import network_calls
-
     rules, told, calls, values = plan.rules, [], 0, 0
     for case in rules.cases:
         for what, count, samples in _asked(plan, case):
             together = rules.task == "generate"  # several clips by one call
             runs = -(-count * samples // args.batch) if together else count * -(-samples // args.batch)
-            calls += runs * network_calls(options, model.system) * _runs(model, options, rules, case)
+            calls += runs * _calls(model, options, rules, case)
             values += count * samples * case.frames
             told.append(f"{what} {many(count, 'clip' if together else 'window')} × {many(samples, 'sample')}")
     spec = model.video if model.video.height else rules
@@ -306,11 +304,12 @@ def _asked(plan: Plan, case: Case) -> Iterator[tuple[str, int, int]]:
         yield what, len(plan.cut(case, cut)), samples if compared else min(samples, cut.samples)
 
 
-def _runs(model: Model, options: Any, rules: Protocol, case: Case) -> int:
-    """In how many windows of its own the model completes one of the protocol."""
+def _calls(model: Model, options: Any, rules: Protocol, case: Case) -> int:
+    """Network calls in which the model completes a window of the protocol."""
     if rules.task == "reconstruct":
         return 1
-    return len(model.system.plan([i in case.known for i in range(case.frames)], options))
+    windows = model.system.plan([i in case.known for i in range(case.frames)], options)
+    return sum(model.system.calls(window, options) for window in windows)
 
 
 def _bytes(model: Model) -> bool:

@@ -22,7 +22,7 @@ from framecast.diffusion.bound import bound
 from framecast.diffusion.schedule import Schedule, descending, kept_levels, named, snr_levels
 from framecast.draws import Draws
 from framecast.experiment import StageConfig, VideoSpec
-from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask, Video, Window
+from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask, Video, Window, sampler_steps
 from framecast.systems.ramvid.config import DiffusionStageConfig, RaMViDConfig, RaMViDSampling
 from framecast.systems.ramvid.network import UNet3D, check_size
 from framecast.task import sliding_windows
@@ -70,6 +70,9 @@ class RaMViD(System):
     def context(self) -> int:
         """As many frames as a later window of a long video sees."""
         return max(1, min(self.options.overlap, self.video.clip_frames - 1))
+
+    def calls(self, window: Window, options: RaMViDSampling) -> int:  # type: ignore[override]
+        return sampler_steps(options) * max(1, options.resample)
 
     def plan(self, known: Sequence[bool], options: RaMViDSampling) -> list[Window]:  # type: ignore[override]
         check_sampling(options, classes=self.config.classes)

@@ -21,7 +21,7 @@ from framecast.diffusion import sampling
 from framecast.diffusion.schedule import descending, kept_levels, named, snr_levels
 from framecast.draws import Draws
 from framecast.experiment import StageConfig, VideoSpec
-from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask, Video, Window
+from framecast.system import Carry, Group, Loss, Stage, System, UnsupportedTask, Video, Window, sampler_steps
 from framecast.systems.rvd.config import ForecastStageConfig, RVDConfig, RVDSampling
 from framecast.systems.rvd.network import ContextNetwork, Denoiser, Frame, Prepared, TransformNetwork, check_size
 from framecast.systems.rvd.network import validate as check_config
@@ -88,6 +88,11 @@ class RVD(System):
     def horizon(self, context: int) -> int:
         """Sixteen frames, as published."""
         return 16
+
+    def calls(self, window: Window, options: RVDSampling) -> int:  # type: ignore[override]
+        steps = 0 if self.denoiser is None or options.sampler == "mean" else sampler_steps(options)
+        readers = len(self.parts()) - (self.denoiser is not None)
+        return window.known.count(False) * (readers + steps)
 
     def plan(self, known: Sequence[bool], options: RVDSampling) -> list[Window]:  # type: ignore[override]
         check_sampling(options, self.config)
