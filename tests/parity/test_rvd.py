@@ -258,7 +258,7 @@ def check_generation(group: Group, patch: pytest.MonkeyPatch) -> None:
     system = build(group, noise_levels=len(later[0]), target=TARGETS[c["pred_mode"]])
     bound = None if said[1] or not c["clip_noise"] else float(said[2] or c["y0_clip"])
     if bound == residual_range(system.config):
-        bound = 0.0  # what it stands for unless told otherwise
+        bound = "range"  # what it stands for unless told otherwise
 
     states, means = [], []
     step, draw = sampling.ddpm_step, RVD.draw

@@ -25,6 +25,7 @@ CONFIG = RVDConfig(width=8, multipliers=(1, 2), transform_multipliers=(1, 2), gr
 SPEC = VideoSpec(channels=1, height=8, width=8, clip_frames=4)
 ASSETS = Assets(Path("none"))
 CLIP = 0.8 * uniform("clip", (2, 5, 1, 8, 8))
+RANGE = RVDSampling().bound
 MODES = [  # settings of the model, and the plain form's words for them
     ({}, {}),
     ({"sigma": 2.0}, {"sigma": 2.0}),
@@ -80,7 +81,7 @@ def test_loss_and_gradients_equal_those_of_the_plain_form(changes, words, target
 
 @pytest.mark.parametrize(("changes", "words"), MODES, ids=str)
 @pytest.mark.parametrize(
-    ("target", "bound"), [("eps", 0.0), ("eps", 0.7), ("eps", None), ("x_0", 0.0), ("v", 0.0), ("v", None)]
+    ("target", "bound"), [("eps", "range"), ("eps", 0.7), ("eps", None), ("x_0", "range"), ("v", "range"), ("v", None)]
 )
 def test_frames_equal_those_of_the_plain_form(changes, words, target, bound):
     settings = replace(CONFIG, target=target, noise_levels=5, **changes)
@@ -91,7 +92,7 @@ def test_frames_equal_those_of_the_plain_form(changes, words, target, bound):
     rng = Recorded([z for frame in noise for z in frame])
     ours = complete(model, given, Task.predict(3, 3), rng=rng, options=options)
     with torch.no_grad():
-        limit = residual_range(settings) if bound == 0 else bound
+        limit = residual_range(settings) if bound == "range" else bound
         theirs = plain_rvd.generate(plain, [*given.unbind(1)], noise, target=target, bound=limit, **words)
     assert error(ours[:, 3:], torch.stack(theirs, dim=1)) < 2e-3  # the first step multiplies rounding by 80
 
@@ -339,7 +340,7 @@ def test_few_steps_of_dpmpp_are_spaced_along_the_signal_to_noise_ratio(model):
         ({"steps": 41}, "steps 41 asks for 41 steps among 40"),
         ({"steps": 41, "sampler": "dpmpp_2m"}, "steps is 41; it must lie between 1 and the 40"),
         ({"eta": 2.0}, "eta is 2; it must lie between 0"),
-        ({"bound": -1.0}, "bound is -1; it must be 0"),
+        ({"bound": -1.0}, "bound is -1; it must be above 0"),
         ({"window": -1}, "window is -1; it must be 0"),
     ],
 )

@@ -23,7 +23,7 @@ CONFIG = RVDConfig(width=8, multipliers=(1, 2), transform_multipliers=(1, 2), gr
 SPEC = VideoSpec(channels=1, height=8, width=8, clip_frames=4)
 
 
-def model(*, bound=0.0, **config) -> RVD:
+def model(*, bound="range", **config) -> RVD:
     made = RVD(replace(CONFIG, **config), SPEC, RVDSampling(steps=10, bound=bound))
     for part in made.parts().values():
         fill(part)
@@ -97,6 +97,16 @@ def test_frames_that_do_not_follow_cost_more():
     assert found[[0, 3]].tolist() == pytest.approx(plain[[0, 3]].tolist(), abs=0.1)
 
 
+def test_ends_of_the_range_hold_all_that_lies_beyond():
+    """Where the frame before was white, white comes with half of the mass."""
+    system = model(prediction="previous", target="x_0")
+    system.denoiser = Exact(system.schedule, 0.05)
+    grey, white, black = (
+        float(bits(system, torch.full((8, 2, 1, 8, 8), at), levels=10).mean()) for at in (0.0, 1.0, -1.0)
+    )
+    assert max(white, black) < grey - 2
+
+
 # ---- the chain rule
 
 
@@ -165,7 +175,7 @@ def test_every_kind_of_model_can_score(target, prediction):
 
 def test_estimates_are_clamped_as_in_sampling():
     clip = uniform("clip", (1, 4, 1, 8, 8))
-    free, clamped = (bits(model(bound=bound), clip) for bound in (None, 0.0))
+    free, clamped = (bits(model(bound=bound), clip) for bound in (None, "range"))
     assert not torch.equal(free, clamped)
     assert torch.equal(bits(model(bound=2.0), clip), clamped)  # what a residual can be for a sigma of 1
 

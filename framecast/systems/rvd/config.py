@@ -51,8 +51,9 @@ class RVDSampling(SampleOptions):
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "mean"] = "ddpm"  # mean: frames are mu, without a residual
     steps: int | str = 1600  # sampler steps per frame: n, or "a,b,c" per equal section of the levels, or "ddimN"
     eta: float = 0.0  # ddim: share of fresh noise, 0 to 1
-    bound: float | None = (
-        0.0  # clamp of the estimated residual; 0: all it can be (2 / sigma, or 1 without prediction); null: no clamp
+    bound: Literal["range"] | float | None = (
+        "range"  # clamp of the estimated residual, either way: all it can be (2 / sigma, or 1 without prediction),
+        # a number, or null for none
     )
     window: int = 0  # frames drawn before they are handed out; 0: the model's clip_frames
 

@@ -75,7 +75,7 @@ def bair64() -> RVDExperiment:
                 keep=3,  # code
             )
         ),
-        sample=RVDSampling(sampler="ddpm", steps=1600, bound=0.0),  # code: all levels, clamp at 2
+        sample=RVDSampling(sampler="ddpm", steps=1600, bound="range"),  # code: all levels, clamp at 2
         source=f"{SOURCE}; section 4, table A1",
         published=_published("bair"),
     )

@@ -222,7 +222,7 @@ class RVD(System):
         assert self.denoiser is not None
         denoiser = self.denoiser
         prepared = denoiser.prepare(context)  # once per frame: it depends on no noise level
-        bound = residual_range(self.config) if options.bound == 0 else options.bound
+        bound = residual_range(self.config) if options.bound == "range" else options.bound
 
         def denoise(y: Tensor, n: int) -> sampling.Estimate:
             output = denoiser(y, torch.full((len(y),), n, device=y.device), prepared)
@@ -246,8 +246,10 @@ def check_sampling(options: RVDSampling, config: RVDConfig) -> None:
         raise ValueError(f"window is {options.window}; it must be 0 (the model's clip_frames) or more.")
     if not 0.0 <= options.eta <= 1.0:
         raise ValueError(f"eta is {options.eta:g}; it must lie between 0 (no fresh noise) and 1 (all of it).")
-    if options.bound is not None and options.bound < 0:
-        raise ValueError(f"bound is {options.bound:g}; it must be 0 (what a residual can be), more, or null (none).")
+    if not isinstance(options.bound, (str, type(None))) and not options.bound > 0:
+        raise ValueError(
+            f"bound is {options.bound:g}; it must be above 0, range (all a residual can be) or null (none)."
+        )
     if options.sampler == "mean" and config.prediction == "none":
         raise ValueError("the sampler mean shows what the model expects, but this one expects nothing: take ddim.")
 
