@@ -290,9 +290,11 @@ class ForecastStage(Stage):
         clip, valid = examples["clip"], examples["valid"]
         past, frames = clip[:, :-1], clip[:, first:]  # teacher forcing: true frames are read, gradients run through all
         mu = self._expected(past)[:, first - 1 :]
-        terms = {} if system.config.prediction == "none" else {"mean_error": (frames - mu.detach()).abs().mean()}
+        terms = {}
+        if system.config.prediction != "none":
+            terms["mean_error"] = self._mean((frames - mu.detach()).abs(), valid)
         if system.denoiser is None:
-            return Loss(self._mean(frames - mu, valid), terms)
+            return Loss(self._mean(self._size(frames - mu), valid), terms)
         assert system.context_network is not None
         context = [level[:, first - 1 :].flatten(0, 1) for level in system.context_network(past)]
 
@@ -308,7 +310,8 @@ class ForecastStage(Stage):
             wanted = y_0  # depends on mu, which so learns from it directly too
         elif system.config.target == "v":
             wanted = diffusion.v_from(system.schedule, y_0, n, eps)  # so does this
-        return Loss(self._mean((wanted - output).unflatten(0, frames.shape[:2]), valid), terms)
+        error = self._size(wanted - output).unflatten(0, frames.shape[:2])
+        return Loss(self._mean(error, valid), terms)
 
     def _expected(self, past: Video) -> Video:
         """mu of the frame after each frame."""
@@ -316,11 +319,13 @@ class ForecastStage(Stage):
             return self.system.transform(past)[0].clamp(-1.0, 1.0)  # no gradient beyond the range
         return past if self.system.config.prediction == "previous" else torch.zeros_like(past)
 
-    def _mean(self, error: Video, valid: Tensor) -> Tensor:
-        """Mean absolute or squared error over the targets that are not padding, then over clips."""
-        size = (error.abs() if self.settings.loss == "l1" else error**2).mean(dim=(2, 3, 4))
+    def _size(self, error: Tensor) -> Tensor:
+        return error.abs() if self.settings.loss == "l1" else error**2  # OFFICIAL: l1; Eq. 9 has the square
+
+    def _mean(self, values: Video, valid: Tensor) -> Tensor:
+        """Mean over the targets that are not padding, then over clips."""
         counted = valid[:, self.settings.context :]
-        return (torch.where(counted, size, 0.0).sum(dim=1) / counted.sum(dim=1)).mean()
+        return (torch.where(counted, values.mean(dim=(2, 3, 4)), 0.0).sum(dim=1) / counted.sum(dim=1)).mean()
 
     def preview(self, clips: Video, rng: Draws) -> Video:
         known = torch.arange(clips.shape[1]) < self.settings.context
