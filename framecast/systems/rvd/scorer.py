@@ -127,7 +127,7 @@ def telling_levels(schedule: Schedule, sigma: float) -> range:
     Example:
         >>> from framecast.diffusion.schedule import cosine
         >>> telling_levels(cosine(1600), 1.0), telling_levels(cosine(1600), 0.25)
-        (range(0, 1591), range(7, 1591))
+        (range(0, 1590), range(7, 1590))
     """
     ab = schedule.alpha_bar
     last = min(int((ab >= NO_SIGNAL).sum()), len(ab) - 1)
