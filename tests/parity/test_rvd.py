@@ -52,8 +52,10 @@ class Group:
     def given(self, name: str) -> Tensor:
         """An input, from this group or the nearest one that it shares inputs with."""
         kind = self.name.partition("_")[0]
-        found = [f"{self.prefix}{name}", f"{self.mode}/{kind}/{name}", f"{kind}/{name}"]
-        return self.case[next(path for path in found if path in self.case)]
+        tried = [f"{self.prefix}{name}", f"{self.mode}/{kind}/{name}", f"{kind}/{name}"]
+        found = [path for path in tried if path in self.case]
+        assert found, f"{self.prefix} has no {name}"
+        return self.case[found[0]]
 
     def limits(self, ours: dict[str, Tensor], told: dict[str, tuple[float, str]]) -> dict[str, float]:
         """The largest relative error of every tensor of the group that is among `ours`.
@@ -157,11 +159,14 @@ def check_forward(group: Group) -> None:
     assert system.denoiser is not None
     ours: dict[str, Tensor] = {}
     for f in sorted({int(found[1]) for name in group.wanted if (found := re.match(r"frame(\d+)/", name))}):
-        x, n, y_n = (group.given(f"frame{f}/{name}") for name in ("x", "n", "y_n"))
+        x = group.given(f"frame{f}/x")
         if system.transform is not None:
             ours[f"frame{f}/mu_unclamped"] = system.transform(x[:, None], seen and seen.transform)[0][:, 0]
         seen = system.read(x[:, None], seen)
         ours |= states(seen, f"frame{f}/") | {f"frame{f}/mu": seen.mu}
+        if f"frame{f}/n" not in group.wanted:
+            continue
+        y_n, n = group.given(f"frame{f}/y_n"), group.given(f"frame{f}/n")
         sinusoid = step_embedding(n, system.config.width)
         ours |= {f"frame{f}/sinusoidal": sinusoid, f"frame{f}/time_emb": system.denoiser.time(sinusoid)}
         ours[f"frame{f}/eps"] = system.denoiser(y_n, n, system.denoiser.prepare(seen.context))

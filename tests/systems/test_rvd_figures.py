@@ -80,10 +80,8 @@ def test_figures_are_the_frozen_ones(case):
     frozen, found = json.loads(FILE.read_text())[case], figures(case)
     assert found.keys() == frozen.keys()
     for name, values in frozen.items():
-        # noise that is told is multiplied by 80 in the first step, and its rounding with it
-        limit = 2e-3 if name in ("ddpm", "ddim", "dpmpp_2m") and CASES[case].target == "eps" else 2e-4
         scale = max(abs(v) for v in values)
-        assert found[name] == pytest.approx(values, rel=limit, abs=limit * scale), name
+        assert found[name] == pytest.approx(values, rel=2e-4, abs=2e-4 * scale), name
 
 
 if __name__ == "__main__":
