@@ -308,6 +308,8 @@ def _spell(hint: Any) -> str:
     choices = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_spell(choice) for choice in choices)
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(str, choices))
     if typing.get_origin(hint) is tuple:
         return "a list of " + " and ".join(_spell(c) for c in choices if c is not Ellipsis)
     return str(hint)
