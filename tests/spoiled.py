@@ -1,4 +1,4 @@
-"""What a judging command may be given by mistake, and what it must say: one more table for `test_bad_input.py`.
+"""What judging commands and RVD may be given by mistake, and what they must say: tables for `test_bad_input.py`.
 
 Wrong weight files, sets that are other sets, samples that do not fit, broken results; beside them the whole ones.
 """
@@ -10,13 +10,16 @@ import warnings
 import numpy as np
 import torch
 
+from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.data.array_file import write_array
 from framecast.data.video_file import write_video
+from framecast.experiment import VideoSpec, to_plain, to_yaml
 from framecast.metrics.c3d import C3D
 from framecast.metrics.i3d import I3D
 from framecast.metrics.lpips import LPIPS
 from tests.evaluate.flows import write_flows
 from tests.evaluate.results import write_result
+from tests.tiny import rvd
 
 BY = {"by": "test"}
 BARE = ["shown", "by_frame", "sets", "ranks", "spread_skill", "simple"]
@@ -347,3 +350,83 @@ EVALUATED = [(f"evaluate {words}".strip(), code, said) for words, code, said in 
 READ = [(f"{command} {words}", 1, said) for words, said in RESULTS for command in ("compare result", "report")]
 READ += [(f"{command} result {words}", 1, said) for words, said in WINDOWS for command in ("compare", "report")]
 JUDGING = [*SEEN, *EVALUATED, *READ, *TOLD]
+
+
+# ---- RVD
+
+
+def spoil_rvd(at):
+    experiment = rvd()
+    (at / "rvd.yaml").write_text(to_yaml(experiment))
+    video = VideoSpec(channels=1, height=8, width=8, clip_frames=5, fps=10.0)
+    system = build_system("rvd", to_plain(experiment.model), video, to_plain(experiment.sample))
+    parts = {name: PartInfo(stage="forecast", step=7) for name in system.parts()}
+    save_model(at / "rvd", system, parts=parts, provenance={})
+    for name, change in (("whole", {}), ("wide", {"transform_multipliers": [1, 3]}), ("sigma", {"sigma": 0.0})):
+        folder = shutil.copytree(at / "rvd", at / f"rvd-{name}")
+        config = json.loads((folder / "config.json").read_text())
+        config["model"].update(change)
+        (folder / "config.json").write_text(json.dumps(config))
+    (at / "rvd-whole" / "transform.safetensors").unlink()
+    (at / "rvd-whole").rename(at / "rvd-gap")
+
+
+ASKED = [  # of a model that draws every frame from the ones before it
+    (
+        "infill rvd clip.npz --known 0,5",
+        1,
+        r"must come first: frame 5 is known, frame 1 is not\. Systems that infill: ram",
+    ),
+    ("infill rvd clip.npz --known 3", 1, r"frame 3 is known, frame 0 is not\. Systems that infill: ramvid"),
+    ("interpolate rvd clip.npz", 1, r"known frames must come first: .+ Systems that interpolate: ramvid"),
+    ("generate rvd", 1, r"it needs at least 1 known frame\. Systems that generate: ramvid"),
+    ("reconstruct rvd clip.npz", 1, r"rvd cannot reconstruct: it has no encoder and decoder"),
+    ("score rvd clip.npz --levels 51", 1, r"levels is 51, but rvd has 50 noise levels"),
+    ("score rvd one.npy", 1, r"one\.npy: context is 1, the clip has 1 frame: leave at least one to score"),
+    ("predict rvd one.npy", 1, r"one\.npy: 1 frame, the context needs 4: give a longer clip or a smaller --context"),
+    ("predict rvd clip.npz --sampler plms", 2, r"sample\.sampler is 'plms'; it can be ddpm, ddim, dpmpp_2m, mean"),
+    ("predict rvd clip.npz --sample.bound -1", 1, r"bound is -1; it must be above 0, range .+ or null"),
+    ("predict rvd clip.npz --sample.bound wide", 2, r"bound is 'wide', which is not range or a number or null"),
+    ("predict rvd clip.npz --sample.window -2", 1, r"window is -2; it must be 0"),
+    ("predict rvd clip.npz --sample.overlap 2", 2, r"sample\.overlap is not a setting"),
+    ("predict rvd clip.npz --steps 51", 1, r"51 steps among 50 of the 50 noise levels; ask for at most 50"),
+    ("predict rvd clip.npz --steps 51 --sampler dpmpp_2m", 1, r"steps is 51; it must lie between 1 and the 50"),
+    ("predict rvd clip.npz --sampler ddim --sample.eta 3", 1, r"eta is 3; it must lie between 0"),
+    ("predict rvd-gap clip.npz", 1, r"rvd-gap/transform\.safetensors is missing; copy or download"),
+    (
+        "predict rvd-wide clip.npz",
+        1,
+        r"rvd-wide/transform\.safetensors: weight \S+ has shape .+, the model settings ask",
+    ),
+    ("predict rvd-sigma clip.npz", 1, r"rvd-sigma/config\.json: sigma is 0; it must be above 0"),
+]
+TAUGHT = [
+    ("--size 9", 1, r"frames are 9×9, but sides must be multiples of 2 for 2 levels; try 8×8"),
+    ("--model.patch 3", 1, r"multiples of 6 for 2 levels and patches of 3; try 6×6"),
+    ("--model.multipliers 2,4", 1, r"multipliers is \[2, 4\]; it must hold whole numbers from 1 on and begin with 1"),
+    ("--model.transform_multipliers 1", 1, r"transform_multipliers is \[1\]; it needs at least 2 levels"),
+    ("--model.width 10", 1, r"width is 10, which is no multiple of groups, 4"),
+    ("--model.sigma 0", 1, r"sigma is 0; it must be above 0"),
+    ("--model.prediction none --model.sigma 2", 1, r"without a prediction the residual is the frame: set it to 1"),
+    ("--model.prediction previous --model.residual none", 1, r"nothing is left to learn: set one of them"),
+    ("--model.prediction past", 2, r"model\.prediction is 'past'; it can be network, previous, none"),
+    ("--model.prediction none --sample.sampler mean", 1, r"this one expects nothing: take ddim"),
+    ("--stages.forecast.context 5", 1, r"context is 5; it must be at least 1 and below clip_frames, which is 5"),
+    ("--stages.forecast.loss l3", 2, r"stages\.forecast\.loss is 'l3'; it can be l1, l2"),
+    ("--stage diffusion", 1, r"rvd has no stage 'diffusion'\. Its stages: forecast"),
+    ("--start-from rvd --model.width 16", 1, r"has shape .+, the model settings ask for"),
+]
+IMPORTED = [
+    ("page.pt", 1, r"page\.pt is a web page, not a weight file"),
+    ("cut.pt", 1, r"cut\.pt is damaged or cut short"),
+    ("objects.pt", 1, r"objects\.pt holds objects other than tensors.+refused"),
+    ("opt.pt", 1, r"opt\.pt is the state of an optimiser, not weights: give a resnet-\*\.pt file"),
+    ("other.pt", 1, r"other\.pt has no tensor denoise_fn\.\S+: these are not the weights of an RVD model"),
+    ("grey.pt", 1, r"grey\.pt has no tensor denoise_fn\.\S+: these are not the weights of an RVD model"),
+]
+FORECAST = [
+    *ASKED,
+    *((f"train rvd.yaml --data clips --device cpu {words}", code, said) for words, code, said in TAUGHT),
+    *((f"models import {name} --preset rvd/bair64", code, said) for name, code, said in IMPORTED),
+    ("train rvd/vortx32 --data clips", 1, r"'rvd/vortx32' is not a preset\. Did you mean rvd/vortex32\?"),
+]

@@ -30,7 +30,7 @@ from framecast.data.image_file import write_image
 from framecast.data.video_file import write_video
 from framecast.experiment import VideoSpec, to_plain, to_yaml
 from framecast.train.run import run
-from tests.spoiled import JUDGING, spoil_networks, spoil_results, spoil_samples, spoil_sets
+from tests.spoiled import FORECAST, JUDGING, spoil_networks, spoil_results, spoil_rvd, spoil_samples, spoil_sets
 from tests.tiny import change, ramvid, write_clips
 
 BY = {"by": "test"}
@@ -206,6 +206,7 @@ def world(tmp_path_factory):
             spoil_models,
             spoil_weights,
             spoil_runs,
+            spoil_rvd,
             spoil_networks,
             spoil_sets,
             spoil_samples,
@@ -473,7 +474,7 @@ OTHERS = [
 
 SAMPLED = [(f"predict tiny clip.npz {words}", code, said) for words, code, said in SAMPLING]
 TRAINED = [(f"train tiny.yaml --device cpu {words}", code, said) for words, code, said in DATA]
-CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SIMPLE, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS, *JUDGING]
+CASES = [*FILES, *PLACES, *USAGE, *SAMPLED, *SIMPLE, *SETTINGS, *TRAINED, *RUNS, *MODELS, *OTHERS, *JUDGING, *FORECAST]
 
 
 # ---- the tests
@@ -534,7 +535,15 @@ def test_bad_input_is_refused_in_a_sentence_and_touches_nothing(refused, line, e
 
 @pytest.mark.parametrize(
     "line",
-    ["predict tiny clip.npz", "train tiny.yaml --data clips", "train --resume run", "infill run clip.npz --known 0"],
+    [
+        "predict tiny clip.npz",
+        "train tiny.yaml --data clips",
+        "train --resume run",
+        "infill run clip.npz --known 0",
+        "predict rvd clip.npz",
+        "infill rvd clip.npz --known 0-2",
+        "train rvd.yaml --data clips",
+    ],
 )
 def test_what_the_cases_spoil_works_when_it_is_whole(world, monkeypatch, line):
     monkeypatch.chdir(world.at)
