@@ -306,10 +306,11 @@ def _asked(plan: Plan, case: Case) -> Iterator[tuple[str, int, int]]:
 
 def _calls(model: Model, options: Any, rules: Protocol, case: Case) -> int:
     """Network calls in which the model completes a window of the protocol."""
+    from framecast.generate import plan
+
     if rules.task == "reconstruct":
         return 1
-    windows = model.system.plan([i in case.known for i in range(case.frames)], options)
-    return sum(model.system.calls(window, options) for window in windows)
+    return sum(model.system.calls(window, options) for window in plan(model.system, case.task, options))
 
 
 def _bytes(model: Model) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from framecast.cli.console import Console, table
@@ -36,6 +37,7 @@ def _tell_case(case: dict[str, Any], console: Console) -> None:
     model = case["forecasts"][0]
     scores = model.get("scores", {})
     columns = [name for name in COLUMNS if name in scores]
+    columns += [name for name in scores if re.fullmatch(r"best_of_\d+_psnr", name)]
     if columns:
         units = next(iter(scores.values()))["units"]
         count = next(iter(scores.values()))["count"]

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from framecast.task import Task
+
 METRIC_GROUPS: dict[str, str] = {
     "crps": "CRPS, empirical and fair",
     "psnr": "PSNR by frame",
@@ -83,6 +85,13 @@ class Case:
     def slug(self) -> str:
         """The same as a name of files, for example 4-12 and known-0-15-of-16."""
         return "-".join(re.findall(r"\w+", self.name))
+
+    @property
+    def task(self) -> Task:
+        """What a model is asked."""
+        leading = self.known == tuple(range(len(self.known)))
+        verb = "infill" if not leading else "predict" if self.known else "generate"
+        return Task(verb, tuple(i in self.known for i in range(self.frames)))
 
     @property
     def unknown(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Every protocol from beginning to end, on a few small clips, with networks whose weights come from a formula."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from framecast.data.array_file import write_array
 from framecast.data.simulate.sets import SETS, simulate
 from framecast.evaluate.feature_cache import FeatureCache
 from framecast.evaluate.kept import Kept, identity
-from framecast.evaluate.plan import Networks, Plan
+from framecast.evaluate.plan import Networks, Plan, sampling
 from framecast.evaluate.protocols import PROTOCOLS
-from framecast.evaluate.result import result
+from framecast.evaluate.report import write_report
+from framecast.evaluate.result import result, write
 from framecast.evaluate.run import evaluate
 from framecast.evaluate.samples import Computed
 from framecast.experiment import VideoSpec, to_plain
@@ -23,6 +25,8 @@ from framecast.metrics.hash_fill import fill
 from framecast.metrics.i3d import I3D
 from framecast.metrics.i3d_weights import Preprocessed
 from framecast.metrics.lpips import LPIPS
+from framecast.systems.rvd.config import RVDConfig, RVDSampling
+from framecast.task import UnsupportedTask
 from tests.evaluate.flows import write_flows
 from tests.metrics.formula_weights import c3d_state, mean_clip
 from tests.tiny import ramvid
@@ -114,22 +118,46 @@ def tree(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def frame_by_frame(tmp_path_factory):
+    """Untrained models that draw one frame after another and were made for shorter clips than protocols ask for."""
+    made = {}
+    torch.manual_seed(0)
+    config = RVDConfig(width=8, multipliers=(1, 2), transform_multipliers=(1, 2), noise_levels=10, patch=4)
+    for channels in (1, 3):
+        video = VideoSpec(channels=channels, height=SIDE, width=SIDE, clip_frames=5)
+        system = build_system("rvd", to_plain(config), video, to_plain(RVDSampling(sampler="ddim", steps=2)))
+        parts = {part: PartInfo(stage="forecast", step=1, weights="raw") for part in system.parts()}
+        folder = save_model(tmp_path_factory.mktemp("rvd") / f"of{channels}", system, parts=parts, provenance={})
+        made[channels] = framecast.load(folder, device="cpu")
+    return made
+
+
+def judged(name, model, tree, networks, cache, folder, *, samples=2, options=None):
+    """The result of two windows, written with what was shown."""
+    rules = PROTOCOLS[name]
+    data = tree / rules.set if (tree / rules.set).is_dir() else tree / str(rules.channels)
+    plan = Plan(
+        rules=rules, data=data, like=model.video, windows=2, samples=samples, networks=networks, cache=cache,
+        shown=folder / "shown",
+    )  # fmt: skip
+    computed = Computed(model, task=rules.task, quantise=rules.quantise, options=options and sampling(plan, model))
+    source = Kept(computed, folder / "samples", identity(rules, computed))
+    cases = evaluate(plan, source)
+    told = result(plan, source, cases, device=torch.device("cpu"))
+    write(folder, told, cases)
+    return told
+
+
 @pytest.mark.parametrize("name", RUN)
 def test_protocol_runs_and_says_what_it_is_not(name, tree, models, cache, i3d, c3d, lpips, tmp_path):
-    rules, model = PROTOCOLS[name], models[PROTOCOLS[name].channels]
-    data = tree / rules.set if (tree / rules.set).is_dir() else tree / str(rules.channels)
+    rules = PROTOCOLS[name]
     networks = Networks(
         i3d=i3d if {"fvd", "r-fvd", "fvd*"} & set(rules.metrics) else None,
         c3d=c3d if "is" in rules.metrics else None,
         lpips=lpips if "lpips" in rules.metrics else None,
     )
-    plan = Plan(
-        rules=rules, data=data, like=model.video, windows=2, samples=2, networks=networks, cache=cache,
-        shown=tmp_path / "shown",
-    )  # fmt: skip
-    computed = Computed(model, task=rules.task, quantise=rules.quantise)
-    source = Kept(computed, tmp_path / "samples", identity(rules, computed))
-    told = result(plan, source, evaluate(plan, source), device=torch.device("cpu"))
+    told = judged(name, models[rules.channels], tree, networks, cache, tmp_path)
     json.dumps(told, allow_nan=False)
     assert told["protocol"] == f"{name}-partial" and told["deviations"]
     assert told["is_not"] and len(told["cases"]) == len(rules.cases)
@@ -140,6 +168,40 @@ def test_protocol_runs_and_says_what_it_is_not(name, tree, models, cache, i3d, c
         mine = case["forecasts"][0]
         for group in rules.metrics:
             assert _has(mine, group), f"{group} is not among {list(mine.get('scores', []))} {list(mine['sets'])}"
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"), [("smoke-lbm", 3), ("smoke-lbm-16", 2), ("smoke-lbm-200", 2), ("smoke-bounce", 10)]
+)
+def test_frames_drawn_one_by_one_are_judged_at_any_length(name, samples, tree, frame_by_frame, cache, tmp_path):
+    told = judged(name, frame_by_frame[1], tree, Networks(), cache, tmp_path, samples=samples)
+    mine = told["cases"][0]["forecasts"][0]
+    frames = PROTOCOLS[name].cases[0].unknown
+    assert mine["by_frame"]["crps_fair"]["frames"] == list(frames) and mine["samples"] == samples
+    assert len(mine["ranks"]) == samples + 1 and sum(mine["ranks"]) == 2 * len(frames) * SIDE**2
+    if name == "smoke-bounce":
+        assert mine["scores"]["mode_coverage"]["mean"] is not None and "best_of_10_psnr" in mine["scores"]
+
+
+@pytest.mark.parametrize("name", ["rvd-bair", "rvd-sim"])
+def test_figures_3_and_4_of_rvd_are_in_the_report(name, tree, frame_by_frame, cache, lpips, tmp_path):
+    """1 / CRPS and LPIPS over frames, with their spread, and the map of the 10th drawn frame, which is frame 13."""
+    networks = Networks(lpips=lpips)
+    told = judged(
+        name, frame_by_frame[PROTOCOLS[name].channels], tree, networks, cache, tmp_path, samples=1, options=True
+    )
+    assert "steps 2 instead of 1600" in told["model_deviations"]
+    page = write_report([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    captions = re.findall("<figcaption>([^<]*)", page)
+    assert captions[0].startswith("1 / CRPS by frame") and captions[1].startswith("LPIPS (AlexNet) by frame")
+    assert all("one standard deviation over windows" in caption for caption in captions[:2])
+    assert re.search("Maps of fair CRPS at frames 4, 7, 10, 13, 16, 19 ", page)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("infill-lbm", "infill"), ("generate-lbm", "generate")])
+def test_refusal_names_systems_that_can(name, verb, tree, frame_by_frame, cache, tmp_path):
+    with pytest.raises(UnsupportedTask, match=f"rvd draws every frame .* Systems that {verb}: .*ramvid"):
+        judged(name, frame_by_frame[1], tree, Networks(), cache, tmp_path)
 
 
 def _has(forecast, group):
