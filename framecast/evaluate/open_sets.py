@@ -49,6 +49,8 @@ OPEN_SETS = (
         SMOKE_LBM,
         name="smoke-lbm-200",
         about="prediction 4 → 200 of unseen flows past a disc: what long forecasts become",
+        # more frames than the set has: flows are made so long in a folder of their own, where test windows of the
+        # other protocols are the same bits, but an analog finds more training windows
         cases=(Case(known=(0, 1, 2, 3), frames=204),),
         paired=Cut(how="from_start", clips=32, samples=4),
         sets=None,
