@@ -355,9 +355,10 @@ EVALUATE = Command(
 
 def _samplers(args: argparse.Namespace, console: Console) -> int:
     from framecast.evaluate.protocols import protocol
-    from framecast.evaluate.samplers import cost, report, study
+    from framecast.evaluate.samplers import FEW, Case, cost, report, study
     from framecast.evaluate.windows import windows
 
+    asked = [Case(sampler, steps, *FEW) for sampler, steps in args.case or []]
     chosen = protocol(args.protocol)
     if chosen.paired is None:
         raise ValueError(f"{chosen.name} has no windows to compare with their truth: name a protocol of forecasts.")
@@ -367,14 +368,18 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     case = chosen.cases[0]
     cut = windows(chosen, case, chosen.paired, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
-    console.note(f"{cost()} network calls of one sample each; output: {out}, where a stopped study goes on")
+    task = [i in case.known for i in range(case.frames)]
+    for one in asked:  # what the model cannot do is refused before anything is drawn
+        model.system.plan(task, model.options({"sampler": one.sampler, "steps": one.steps}))
+    console.note(f"{cost(asked)} sampler steps of one sample each; output: {out}, where a stopped study goes on")
     if args.dry_run:
-        console.result({"dry_run": True, "network_calls": cost(), "out": str(out)})
+        console.result({"dry_run": True, "steps": cost(asked), "out": str(out)})
         return 0
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with console.progress(f"samplers of {model.name}", unit="network calls") as progress:
-            rows = report(study(model, cut, case.known, folder=out / "cases", progress=progress))
+        with console.progress(f"samplers of {model.name}", unit="steps") as progress:
+            made = study(model, cut, case.known, folder=out / "cases", cases=asked, progress=progress)
+        rows = report(made)
     except KeyboardInterrupt:
         console.note(
             f"Stopped. Finished cases are kept in {out}/cases; the same command goes on after the last of them."
@@ -415,13 +420,26 @@ def _said(told: dict[str, Any]) -> str:
 def _samplers_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="bundled name, model or run folder, hub id")
     _arguments_data(parser)
+    parser.add_argument(
+        "--case", type=_case, action="append", metavar="SAMPLER:STEPS",
+        help="only this one, on 8 windows × 4 samples; may be given several times (default: a whole study)",
+    )  # fmt: skip
     argument_device(parser)
+
+
+def _case(text: str) -> tuple[str, int]:
+    """`ddim:50` as a sampler and its steps."""
+    sampler, _, steps = text.partition(":")
+    if not sampler or not steps.isdecimal() or not int(steps):
+        raise argparse.ArgumentTypeError(f"{text!r} is no sampler and steps: write for example ddim:50.")
+    return sampler, int(steps)
 
 
 SAMPLERS = Command(
     about="Compare samplers and numbers of steps on one model: fair CRPS and PSNR with intervals, beside seconds. A "
     "stopped study goes on from its folder.",
-    example="framecast samplers vortex-ramvid --data data/vortex32",
+    example="framecast samplers vortex-ramvid --data data/vortex32\n"
+    "framecast samplers vortex-rvd --case ddpm:1600 --case dpmpp_2m:50",
     arguments=_samplers_arguments,
     run=_samplers,
 )

@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 METRICS = ("crps_fair", "crps", "psnr")  # that cases keep
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
 SHORT, LONG, LONGEST = (5, 10, 20, 50), (100, 250), 1000
+FEW = (8, 4)  # windows, and samples of each, of a case that is asked for by itself
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def study(
     known: Sequence[int],
     *,
     folder: Path,
+    cases: Sequence[Case] | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Run all cases; those that `folder` holds already are read from there, so that a stopped study goes on.
@@ -74,18 +76,19 @@ def study(
         windows: at least 16.
         known: given frames of each.
         folder: one JSON file per case; made if need be.
+        cases: those to run in place of all that.
         progress: called with network calls done and in all (of samples and steps).
 
     Raises:
         ValueError: too few windows, or a folder that holds cases of another model or of other windows.
     """
-    if len(windows) < 16:
-        raise ValueError(f"the study needs 16 windows, got {len(windows)}.")
     short = [Case(sampler, steps, 16, 4) for sampler in SAMPLERS for steps in SHORT]
-    total = cost()
+    if len(windows) < (needed := max(case.windows for case in cases or short)):
+        raise ValueError(f"the study needs {needed} windows, got {len(windows)}.")
+    total = cost(cases)
     rows: list[Row] = []
     done = 0
-    for case in _cases(short, rows):
+    for case in cases or _cases(short, rows):
         path, some = folder / f"{case.sampler}-{case.steps}.json", windows.first(case.windows)
         if path.exists():
             scores = _read(path, case, model, some, known)
@@ -106,8 +109,10 @@ def _within(progress: Progress | None, done: int, calls: int, total: int, window
         progress(done + calls * windows // of, total)
 
 
-def cost() -> int:
-    """Network calls of one whole study, each for one sample."""
+def cost(cases: Sequence[Case] | None = None) -> int:
+    """Steps of all samplers in one study, each of one sample; `cases` as in `study`."""
+    if cases:
+        return sum(map(_calls, cases))
     short = [Case(sampler, steps, 16, 4) for sampler in SAMPLERS for steps in SHORT]
     return sum(_calls(case) for case in [*short, *_long("ddpm", "ddim")])  # whichever is best, it costs the same
 

@@ -38,7 +38,7 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(cast, folder, tmp_path, mon
     assert ran.json["network_calls"] == (128 + 512) * 5
     ran = cast("samplers", "vortex-ramvid", "--data", folder, "--dry-run")
     # 16 × 4 × 3 × (5 + 10 + 20 + 50) + 8 × 4 × 2 × (100 + 250) + 8 × 2 × 1000
-    assert ran.code == 0 and "54720 network calls" in ran.err
+    assert ran.code == 0 and "54720 sampler steps" in ran.err
     assert not (tmp_path / "out").exists()
 
 

@@ -53,7 +53,12 @@ def test_study_runs_its_cases_and_goes_on_where_it_stopped(model_folder, tmp_pat
     assert first["crps_fair"]["units"] == 16 and first["crps_fair_shared"]["units"] == 8
     assert last["minus_longest"]["mean"] == 0 and first["minus_longest"]["mean"] != 0
 
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    few = [Case("ddpm", 5, 8, 4), Case("ddim", 1, 8, 4)]
+    model = framecast.load(model_folder, device="cpu")
+    chosen = study(model, CUT.first(8), (0, 1), folder=tmp_path / "few", cases=few)
+    assert [row.case for row in chosen] == few and report(chosen)[0]["minus_longest"]["mean"] == 0
+
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     (tmp_path / "ddim-2.json").unlink()
     again, _ = run(model_folder, tmp_path)
     assert [path for path, at in kept.items() if path.stat().st_mtime_ns != at] == [tmp_path / "ddim-2.json"]
