@@ -34,8 +34,9 @@ def small(monkeypatch):
 
 @pytest.fixture
 def bundled(monkeypatch, tmp_path_factory):
-    """An untrained model in place of the bundled one, and digits, which are made in no time, in place of flows."""
-    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path_factory.mktemp("bundled")))
+    """Untrained models in place of the bundled ones, and digits, which are made in no time, in place of flows."""
+    folder = bundle(tmp_path_factory.mktemp("bundled"), "vortex-rvd")
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(folder, "vortex-ramvid"))
     monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (2, 1), infill=(0, 5, 10, 15), samples=2))
 
 
@@ -104,12 +105,14 @@ def test_demo_forecasts_at_once_with_the_bundled_model(cast, bundled, tmp_path):
     pictures = {"strip.png", "forecast.mp4", "forecast.webp", "crps_map.png"}
     assert pictures | {"numbers.json", "unseen.npz", "predict", "infill", "interpolate"} == names
     numbers = json.loads((out / "numbers.json").read_text())
-    assert numbers["windows"] == 2 and numbers["training"] is None and numbers["record"]["model"] == "vortex-ramvid"
+    assert numbers["windows"] == 2 and numbers["training"] is None and numbers["record"]["model"] == "vortex-rvd"
     assert "analog" not in numbers["simple_forecasts"]  # there are no training clips to look in
-    assert json.loads((out / "infill" / "result.json").read_text())["known_frames"] == [0, 5, 10, 15]
+    filled = json.loads((out / "infill" / "result.json").read_text())
+    assert filled["known_frames"] == [0, 5, 10, 15] and filled["model"] == "vortex-ramvid"
     shown = ran.out.splitlines()[-3].split()
-    assert shown[1:3] == ["predict", "vortex-ramvid"]
-    assert cast(*shown[1:], "--steps", 2, "--format", "npz").code == 0  # the command it proposes works
+    assert shown[1:3] == ["predict", "vortex-rvd"]
+    for line in ran.out.splitlines()[-3:-1]:  # the commands it proposes work
+        assert cast(*line.split()[1:], "--steps", 2, "--format", "npz").code == 0
 
 
 def test_demo_refuses_a_length_of_a_training_not_asked_for(cast):
