@@ -30,6 +30,7 @@ from framecast.draws import Draws
 
 State: TypeAlias = Float[Tensor, "b *shape"]
 
+CHANCE = 3  # standard deviations by which the mean of eps^2 may exceed 1 before it tells something
 BINS = 255  # of the range -1 to 1: the bound is on the probability of the bin, 1/255 to either side, around a value
 
 
@@ -53,8 +54,8 @@ def bound(
     value of the data: one of 256 grey levels for 8-bit data, an interval of a 255th of the range for all other. The
     data are `shift` + `scale` x_0 where the state is not the data itself; the divergences do not change with units.
 
-    The mean of a reverse step is the system's. So is its variance where the Estimate brings one; else it is that of
-    `step_log_variance`, which bounds far better at few levels than either of the fixed ones.
+    Mean and variance of a reverse step are the system's where the Estimate brings a variance; else they are those of
+    `fitted_step`, which bound far better at few levels than either of the fixed variances.
 
     One normal tensor of the state's shape is drawn at every level, from the noisiest on.
 
@@ -84,10 +85,10 @@ def bound(
         x_t = x_t if known is None else torch.where(known, x_0, x_t)
         found = denoise(x_t, t)
         noisy, estimated = x_t.cpu().double(), found.x_0.cpu().double()
-        mean = posterior(process, estimated, noisy, at).mean
         if found.log_variance is None:
-            log_variance = step_log_variance(process, noisy, at, estimated, unknown=unknown, scale=scale)
+            mean, log_variance = fitted_step(process, noisy, at, estimated, unknown=unknown, scale=scale)
         else:
+            mean = posterior(process, estimated, noisy, at).mean
             log_variance = found.log_variance.cpu().double()
         if at > 0:
             bits += variational_term(process, clean, noisy, at, mean=mean, log_variance=log_variance)
@@ -98,15 +99,22 @@ def bound(
     return torch.where(unknown > 0, bits, 0.0)
 
 
-def step_log_variance(
+def fitted_step(
     process: Schedule, x_t: State, at: int, x_0: State, *, unknown: State, scale: float = 1.0
-) -> Tensor:
-    """The log variance that suits a reverse step best, as far as the state and the estimate of x_0 tell.
+) -> tuple[State, Tensor]:
+    """The normal reverse step that suits best, as far as the state and the estimate of x_0 tell.
 
-    The posterior's variance plus c^2 E, c the weight of x_0 in the posterior's mean and E the squared error to be
-    expected of the estimate. An exact denoiser's E is (1 - alpha_bar) / alpha_bar (1 - mean of eps^2), with eps the
-    noise that it finds in x_t. The true x_0 is not looked at, so p stays a model and its bound a bound. For normal data
-    it makes the bound tight at any number of levels.
+    Its variance is the posterior's plus c^2 E, c the weight of x_0 in the posterior's mean and E the squared error to
+    be expected of the estimate. The true x_0 is not looked at, so p stays a model and its bound a bound. What tells of
+    E is the mean of eps^2, eps the noise that the estimate finds in x_t, whose size is s^2 = (1 - alpha_bar) /
+    alpha_bar in units of x_0:
+
+    - less than 1: an exact denoiser takes its own error for data, so E = s^2 (1 - mean of eps^2), and the mean is the
+      posterior's. For normal data this makes the bound tight at any number of levels.
+    - more than 1, and more than chance explains: the estimate errs by more than the noise would, by
+      D = s^2 (mean of eps^2 - 1), as networks do on data that they do not know, or below the finest detail that they
+      can give. x_t itself, which errs by s^2, then has a share D / (D + s^2) in the estimate, and
+      E = D s^2 / (D + s^2).
 
     Args:
         process: the respaced schedule.
@@ -117,18 +125,24 @@ def step_log_variance(
         scale: of the state in the data, as for `bound`.
 
     Returns:
-        One value per row, broadcasting against the state.
+        The mean, and one log variance per row, broadcasting against it.
 
     Source: Bao et al. 2022, Theorem 1, with the mean taken over the elements of one state; the limits are those of
-        Theorem 2 for data in -1 to 1.
+        Theorem 2 for data in -1 to 1. The second case is ours: the best weights of two estimates whose errors have
+        nothing to do with each other.
     """
     ab = process.alpha_bar[at]
-    axes = tuple(range(1, x_t.ndim))
+    axes, size = tuple(range(1, x_t.ndim)), (1 - ab) / ab
     eps = eps_from_x_0(process, x_t, at, x_0)
-    found = (eps**2 * unknown).sum(axes, keepdim=True) / unknown.sum(axes, keepdim=True)
+    count = unknown.sum(axes, keepdim=True)
+    found = (eps**2 * unknown).sum(axes, keepdim=True) / count
+    found = torch.where((found - 1) < CHANCE * (2 / count).sqrt(), found.clamp(max=1), found)
     widest = 1 / scale**2  # of data in -1 to 1
-    error = ((1 - ab) / ab * (1 - found)).clamp(0, widest)
+    excess = (size * (found - 1)).clamp(-widest, widest)
+    share = (excess / (excess + size)).clamp(min=0)
+    mean = posterior(process, x_0 + share * size.sqrt() * eps, x_t, at).mean
+    error = torch.where(excess < 0, -excess, share * size)
     if at == 0:  # the clean state has no posterior variance; a spread of half the half width of a bin is fine enough
-        return error.clamp(min=(1 / (2 * BINS * scale)) ** 2).log()
+        return mean, error.clamp(min=(1 / (2 * BINS * scale)) ** 2).log()
     most = process.beta[at] * max(1.0, widest)
-    return (process.posterior_variance[at] + process.posterior_x_0[at] ** 2 * error).clamp(max=most).log()
+    return mean, (process.posterior_variance[at] + process.posterior_x_0[at] ** 2 * error).clamp(max=most).log()

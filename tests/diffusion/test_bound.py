@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from framecast.diffusion.bound import BINS, bound, step_log_variance
+from framecast.diffusion.bound import BINS, bound, fitted_step
 from framecast.diffusion.process import (
     discretised_normal_nll,
     eps_from_x_0,
@@ -105,8 +105,8 @@ def test_one_level_alone_leaves_the_prior_and_the_likelihood():
     x, t = DATA.double(), 20
     process = LINEAR.respace([t])
     x_t = q_sample(process, x, 0, draws(3, range(4)).normal(x.shape).double())
-    mean = gaussian()(x_t, t).x_0
-    std = (step_log_variance(process, x_t, 0, mean, unknown=torch.ones_like(x)) / 2).exp()
+    mean, log_variance = fitted_step(process, x_t, 0, gaussian()(x_t, t).x_0, unknown=torch.ones_like(x))
+    std = (log_variance / 2).exp()
     normal = torch.distributions.Normal(mean, std)
     likelihood = -(normal.cdf(x + 1 / BINS) - normal.cdf(x - 1 / BINS)).log2()
     bits = bound(gaussian(), LINEAR, x, [t, -1], rng=draws(3, range(4)))
@@ -135,8 +135,44 @@ def test_fitted_variance_is_the_exact_one_of_normal_data(at):
     ab, prev = (float(table[at]) for table in (process.alpha_bar, process.alpha_bar_prev))
     above, below = ab * STD**2 + 1 - ab, prev * STD**2 + 1 - prev
     exact = below - (below * math.sqrt(ab / prev)) ** 2 / above
-    fitted = step_log_variance(process, x_t, at, gaussian()(x_t, levels[at]).x_0, unknown=torch.ones_like(x))
+    _, fitted = fitted_step(process, x_t, at, gaussian()(x_t, levels[at]).x_0, unknown=torch.ones_like(x))
     assert float(fitted.exp()) == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_an_estimate_that_errs_more_than_the_noise_explains_gives_way_to_the_state(noise):
+    """Two estimates with independent errors: the best weights, and the error that is left."""
+    rng = torch.Generator().manual_seed(3)
+    x, t = DATA.double().reshape(1, -1), 400
+    process = LINEAR.respace([t])
+    size = float((1 - process.alpha_bar[0]) / process.alpha_bar[0])
+    error = noise**2 * size
+    estimate = x + math.sqrt(error) * torch.randn(x.shape, generator=rng, dtype=torch.float64)
+    x_t = q_sample(process, x, 0, torch.randn(x.shape, generator=rng, dtype=torch.float64))
+    mean, log_variance = fitted_step(process, x_t, 0, estimate, unknown=torch.ones_like(x), scale=0.1)
+    left = error * size / (error + size)
+    assert float(log_variance.exp()) == pytest.approx(left, rel=0.1)
+    assert float(((mean - x) ** 2).mean()) == pytest.approx(left, rel=0.1)
+
+
+@pytest.mark.parametrize("levels", [20, 60])
+def test_a_denoiser_with_a_finest_detail_costs_what_this_detail_costs_at_any_number_of_levels(levels):
+    """Below it the noisy state is the better estimate, so that levels of less noise add next to nothing."""
+    detail = 0.02 * torch.randn(DATA.shape, generator=torch.Generator().manual_seed(5))
+
+    def blurred(x, t):
+        return Estimate(DATA + detail, eps_from_x_0(schedule, x, t, DATA + detail))
+
+    schedule = cosine(1000)
+    bits = found(snr_levels(schedule, levels), denoise=blurred, schedule=schedule)
+    assert bits == pytest.approx(code_length(detail, 0.02), abs=0.25)
+
+
+def test_an_estimate_is_believed_while_chance_explains_its_error():
+    """Of few elements the mean of eps^2 is above 1 half of the time for an exact denoiser."""
+    x = STD * torch.randn(400, 16, generator=torch.Generator().manual_seed(4))
+    bits = found(snr_levels(LINEAR, 20), x=x)
+    assert bits == pytest.approx(code_length(x), rel=0.04)
 
 
 @pytest.mark.parametrize("end", [-1.0, 1.0])
