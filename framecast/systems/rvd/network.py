@@ -173,7 +173,7 @@ class Denoiser(nn.Module):
         again, skips = self.checkpointing, []
         for down, given in zip(self.downs, prepared, strict=True):
             skips.append(_run(down, x, step, given.conv, given.skip, again=again))
-            x = down.down(skips[-1]) if down.down is not None else skips[-1]
+            x = skips[-1] if down.down is None else down.down(skips[-1])  # type: ignore[operator]
         x = self.middle_2(self.middle_attention(self.middle_1(x, step)), step)
         for up in self.ups:
             x = _run(up, torch.cat([x, skips.pop()], dim=1), step, again=again)
@@ -236,8 +236,8 @@ def _read(
 class ConvGRU(nn.Module):
     """A gated recurrent unit whose products are 3x3 convolutions; input and state have the same channels.
 
-    r, z = sigmoid(gates [x, h]); h' = (1 - z) h + z tanh(candidate [x, r h]). The input's half of both convolutions does
-    not wait for the state, so it is one batch over frames.
+    r, z = sigmoid(gates [x, h]); h' = (1 - z) h + z tanh(candidate [x, r h]). The input's half of both convolutions
+    does not wait for the state, so it is one batch over frames.
 
     Source: Ballas et al. 2016; the order of gates and inputs is the official code's.
     """
@@ -419,7 +419,7 @@ def upsample(channels: int) -> nn.Module:
 def _run(module: nn.Module, *inputs: Tensor | int | None, again: bool) -> Tensor:
     """The module's output; `again`: computed a second time in the backward pass in place of being kept."""
     if again and torch.is_grad_enabled():
-        return checkpoint(module, *inputs, use_reentrant=False)  # type: ignore[return-value]
+        return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)
 
 
