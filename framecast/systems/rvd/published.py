@@ -173,7 +173,7 @@ def vortex32() -> RVDExperiment:
             transform_multipliers=(1, 2, 3),
             patch=2,  # 3.7 with 2, 4.3 with 4 at width 64, though that makes more steps
             target="x_0",  # 2.8; v: 3.1
-            sigma=0.02,  # 2.8 with a spread of two thirds of the error; 0.1: 3.7 with none; about what mu errs by in the end
+            sigma=0.02,  # about what mu errs by: 2.8, and a spread of two thirds of the error; 0.1: 3.7 and none
         ),
         stages=RVDStages(
             forecast=ForecastStageConfig(
