@@ -47,9 +47,9 @@ class Score:
     of this frame given all true frames before it and of nothing after it; an odd frame still raises those that follow,
     which it is a poor context for.
 
-    For frames that the model finds impossible the bound is far above the likelihood, tens of bits where no frame needs
-    more than about 8: read it as a rank there. Another seed moves a frame of vortex-ramvid by 0.04 bits, a clip by
-    0.01.
+    For frames that a model finds impossible the bound can be far above the likelihood, tens of bits in long windows
+    where no frame needs more than about 8: read it as a rank there. Another seed moves a frame of vortex-ramvid by 0.04
+    bits, a clip by 0.01.
     """
 
     frames: tuple[int, ...]  # indices of the frames scored

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+import framecast
+from framecast.data.simulate.sets import flows
 from framecast.diffusion.bound import BINS
 from framecast.diffusion.schedule import cosine
 from framecast.draws import draws
@@ -234,3 +236,20 @@ def test_score_takes_as_few_given_frames_as_the_model_needs_and_refuses_fewer():
         loaded.score(clip, context=0)
     with pytest.raises(ValueError, match="context is 1, the clip has 1 frame: leave at least one to score"):
         loaded.score(clip[:1])
+
+
+# ---- anomalies
+
+
+def test_damaged_frames_stand_out_of_a_flow():
+    """Going to such a frame is unexpected, and so is coming from it."""
+    (flow,) = flows("vortex32", "test", 1, frames=9)
+    loaded = framecast.load("vortex-rvd", device="cpu")
+    plain = loaded.score(flow, context=5, levels=4)
+    noise, mirrored = flow.frames.clone(), flow.frames.clone()
+    noise[7] = 2 * torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) - 1
+    mirrored[7] = flow.frames[7].flip(-2)
+    for frames in (noise, mirrored):
+        found = loaded.score(replace(flow, frames=frames), context=5, levels=4)
+        assert torch.equal(found.bits[:2], plain.bits[:2])
+        assert float(found.bits[2:].min()) > float(plain.bits.max()) + 1
