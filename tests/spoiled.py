@@ -331,7 +331,7 @@ TOLD = [  # compare, report, score, samplers
     ("reconstruct tiny clip.npz missing.npz", 1, r"missing\.npz: there is no such file"),
     ("score tiny one.npy --context 1", 1, r"context is 1, the clip has 1 .+leave at least one to score"),
     ("score tiny clip.npz --context 12", 1, r"context is 12, the clip has 12 frames: leave at least one to score"),
-    ("score tiny clip.npz --context 0", 2, r"--context: '0' is not a whole number above 0"),
+    ("score tiny clip.npz --context -1", 2, r"--context: '-1' is not a number of frames, from 0 on"),
     ("score tiny clip.npz --levels most", 2, r"--levels: 'most' is not a whole number above 0"),
     ("score tiny clip.npz --levels 0", 2, r"--levels: '0' is not a whole number above 0"),
     ("score tiny clip.npz --levels -1", 2, r"--levels: '-1' is not a whole number above 0"),
