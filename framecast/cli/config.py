@@ -15,7 +15,7 @@ from framecast.cli.console import Console
 from framecast.cli.parsing import Command, Parser
 from framecast.cli.train import experiment_of
 from framecast.experiment import to_plain, to_yaml
-from framecast.systems import SYSTEMS, entry, resolve
+from framecast.systems import SYSTEMS, entry, presets, resolve
 
 
 def commented(record: Any, *, indent: str = "") -> str:
@@ -62,10 +62,16 @@ def _comments(path: str) -> dict[int, str]:
 
 
 def _show_arguments(parser: Parser) -> None:
-    parser.add_argument("what", metavar="PRESET|RUN", help="such as ramvid/bair64, a run folder, or a YAML file")
+    parser.add_argument(
+        "what", nargs="?", metavar="PRESET|RUN", help="ramvid/bair64, …, a run folder, or a YAML file; none: a list"
+    )
 
 
 def _show(args: argparse.Namespace, console: Console) -> int:
+    if args.what is None:
+        console.say("\n".join(presets()))
+        console.result({"presets": presets()})
+        return 0
     path = Path(args.what)
     inside = path / "config.yaml"
     experiment = experiment_of(str(inside) if path.is_dir() and inside.is_file() else args.what)
@@ -75,7 +81,8 @@ def _show(args: argparse.Namespace, console: Console) -> int:
 
 
 SHOW = Command(
-    about="The settings of a published or small experiment, or those a run was trained with, as YAML.",
+    about="The settings of a published or small experiment, or those a run was trained with, as YAML; without a name, "
+    "the names of all experiments.",
     example="framecast config show ramvid/bair64 > my.yaml",
     arguments=_show_arguments,
     run=_show,

@@ -9,8 +9,8 @@ from typing import Any
 
 from framecast.cli.console import Console
 from framecast.cli.parsing import Command, Parser, Settings, UsageError, apply_settings, positive
-from framecast.experiment import Experiment, from_plain, nearest, read_yaml, to_plain
-from framecast.systems import SYSTEMS, entry, preset, presets, resolve
+from framecast.experiment import Experiment, from_plain, read_yaml, to_plain
+from framecast.systems import SYSTEMS, entry, meant, preset, presets, resolve
 
 
 def _arguments(parser: Parser) -> None:
@@ -52,9 +52,7 @@ def experiment_of(what: str) -> Experiment:
         return resolve(entry(what).experiment)()
     if what.partition("/")[0] in SYSTEMS:
         return preset(what)
-    known = [*SYSTEMS, *presets()]
-    guess = nearest(what, known) or f" Presets: {', '.join(known)}."
-    raise ValueError(f"{what!r} is neither a file nor a preset.{guess}")
+    raise ValueError(f"{what!r} is neither a file nor a preset.{meant(what, [*SYSTEMS, *presets()])}")
 
 
 def _from_file(values: dict[str, Any], what: str) -> Experiment:
@@ -91,7 +89,7 @@ def shortcuts(args: argparse.Namespace, stage: str) -> Settings:
 
 def _run(args: argparse.Namespace, console: Console) -> int:
     if args.what is None and args.resume is None:
-        raise UsageError("nothing to train: name a preset or a file, or a run with --resume. Presets: " + _presets())
+        raise UsageError("nothing to train: name a preset or a file, or a run with --resume." + meant("", presets()))
     if args.resume is not None and (args.out or args.from_model or args.start_from):
         raise UsageError("--resume goes on with a run as it was: leave out --out, --from and --start-from.")
     experiment = None
@@ -108,10 +106,6 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         if not experiment.data.dir:
             raise UsageError(f"no training clips: give a folder of videos with --data DIR (preset {args.what}).")
     return _train(experiment, args, console)
-
-
-def _presets() -> str:
-    return ", ".join(presets()) + "."
 
 
 TRAIN = Command(

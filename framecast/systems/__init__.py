@@ -65,11 +65,25 @@ def preset(name: str) -> Experiment:
     """The published or small experiment `<system>/<preset>`.
 
     Raises:
-        ValueError: no such preset; the nearest is named.
+        ValueError: no such preset; those it may have meant are named.
     """
     system, _, short = name.partition("/")
     table = resolve(SYSTEMS[system].presets) if system in SYSTEMS else {}
     if short not in table:
-        known = [f"{system}/{key}" for key in table] or presets()
-        raise ValueError(f"{name!r} is not a preset.{nearest(name, known) or ' Presets: ' + ', '.join(known) + '.'}")
+        raise ValueError(f"{name!r} is not a preset.{meant(name, [f'{system}/{key}' for key in table] or presets())}")
     return table[short]()
+
+
+def meant(name: str, known: list[str]) -> str:
+    """A sentence after a name that is no preset: those of other systems that end so, else the nearest, else all but
+    variants.
+
+    Example:
+        >>> meant("bair64", presets())
+        ' Did you mean ramvid/bair64 or rvd/bair64?'
+    """
+    same = [other for other in known if other.partition("/")[2] == name]
+    if same:
+        return f" Did you mean {' or '.join(same)}?"
+    main = [other for other in known if "-" not in other]
+    return nearest(name, known) or f" Presets: {', '.join(main)} (with variants: framecast config show)."
