@@ -28,7 +28,7 @@ def sized(size: int, channels: int):
 
 def test_readme_lines_run_after_the_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(tmp_path / "bundled"))
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", bundle(bundle(tmp_path / "bundled", "vortex-rvd")))
     monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (1, 1), infill=(0, 5, 10, 15), samples=2))
     assert main(["demo", "--device", "cpu", "-q"]) == 0
     (tmp_path / "my_videos").mkdir()
