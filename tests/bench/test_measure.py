@@ -102,7 +102,9 @@ def res(before, after, positions, *, embedded=False):
 
 
 def linear_attention(channels, positions):
-    return linear(channels, 3 * 64, positions) + 2 * linear(64, 16, positions) + linear(64, channels, positions)
+    """Keys by values of all pairs of heads, then the output layer, and only then the queries."""
+    inward, outward = linear(channels, 3 * 64, positions), linear(64, channels, positions)
+    return inward + linear(64, 64, positions) + linear(64, channels, 64) + outward
 
 
 def read_form(frames):
