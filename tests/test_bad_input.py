@@ -461,7 +461,11 @@ MODELS = [
     ("models import opt.pt --preset ramvid/bair64", 1, r"opt\.pt is the state of an optimiser, not weights"),
     ("models import missing.pt --preset ramvid/bair64", 1, r"missing\.pt is not a file"),
     ("models import tiny --preset ramvid/bair64", 1, r"tiny is a folder, not a file"),
-    ("models import other.pt --preset bair64", 1, r"'bair64' is not a preset\. Did you mean ramvid/bair64 or rvd/bair64\?"),
+    (
+        "models import other.pt --preset bair64",
+        1,
+        r"'bair64' is not a preset\. Did you mean ramvid/bair64 or rvd/bair64\?",
+    ),
 ]
 
 OTHERS = [
