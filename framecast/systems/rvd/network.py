@@ -251,7 +251,7 @@ class ConvGRU(nn.Module):
         """States after each frame, ((B T), C, H, W), from inputs of that shape and the state before (None: zero)."""
         channels = x.shape[1]
         gates_x, gates_h, new_x, new_h = (
-            half.contiguous()
+            half.contiguous(memory_format=torch.channels_last)
             for conv in (self.gates, self.candidate)
             for half in _as_computed(conv.weight).split(channels, dim=1)
         )
