@@ -177,7 +177,7 @@ def vortex32() -> RVDExperiment:
         stages=RVDStages(
             forecast=ForecastStageConfig(
                 clip_frames=12,  # forecasts are longer than 8 frames: what is remembered must stay sound
-                noise=0.02,  # forecasts read what was drawn: better by 0.04, and twice the spread
+                past_noise=0.02,  # forecasts read what was drawn: better by 0.04, and twice the spread
                 batch=3,
                 max_steps=6_000,
                 precision="bf16",
@@ -207,7 +207,7 @@ def compared(base: Callable[[], RVDExperiment]) -> RVDExperiment:
     return replace(
         found,
         model=replace(found.model, target="v"),
-        stages=RVDStages(forecast=replace(found.stages.forecast, clip_frames=8, batch=4, noise=0.0)),
+        stages=RVDStages(forecast=replace(found.stages.forecast, clip_frames=8, batch=4, past_noise=0.0)),
     )
 
 

@@ -274,8 +274,10 @@ class ForecastStage(Stage):
                 f"context is {settings.context}; it must be at least 1 and below clip_frames, which is "
                 f"{settings.clip_frames}."
             )
-        if settings.noise < 0:
-            raise ValueError(f"noise is {settings.noise:g}; it must be 0 (true frames are read as they are) or more.")
+        if settings.past_noise < 0:
+            raise ValueError(
+                f"past_noise is {settings.past_noise:g}; it must be 0 (true frames are read as they are) or more."
+            )
         self.system, self.settings = system, settings
         self.clip_frames, self.min_frames = settings.clip_frames, settings.context + 1
         for part in system.parts().values():
@@ -291,8 +293,10 @@ class ForecastStage(Stage):
         system, first = self.system, self.settings.context
         clip, valid = examples["clip"], examples["valid"]
         past, frames = clip[:, :-1], clip[:, first:]  # teacher forcing: true frames are read, gradients run through all
-        if self.settings.noise:  # DEVIATES: none there; drawn frames, which are read in the end, are never quite true
-            past = past + self.settings.noise * rng.normal(past.shape).to(past)
+        if (
+            self.settings.past_noise
+        ):  # DEVIATES: none there; drawn frames, which are read in the end, are never quite true
+            past = past + self.settings.past_noise * rng.normal(past.shape).to(past)
         mu = self._expected(past)[:, first - 1 :]
         terms = {}
         if system.config.prediction != "none":
