@@ -356,11 +356,11 @@ def stage_of(model, **changes):
     return model.stage("forecast", replace(ForecastStageConfig(clip_frames=5), **changes), ASSETS)
 
 
-def loss_of(model, clip=CLIP, *, valid=None, noise="eps", **changes):
+def loss_of(model, clip=CLIP, *, valid=None, noise="eps", before=(), **changes):
     stage = stage_of(model, **changes)
     valid = torch.ones(clip.shape[:2], dtype=torch.bool) if valid is None else valid
     shape = (len(clip), clip.shape[1] - stage.settings.context, *clip.shape[2:])
-    rng = Recorded([normal(noise, shape)], integers=[torch.tensor([3, 30])])
+    rng = Recorded([*before, normal(noise, shape)], integers=[torch.tensor([3, 30])])
     return stage.loss(stage.examples(clip, valid, rng), step=0, turn="forecast", rng=rng)
 
 
@@ -449,6 +449,24 @@ def test_preview_continues_the_context(model):
     found = stage_of(model).preview(CLIP, draws(0, [0, 1]))
     assert found.shape == CLIP.shape and torch.equal(found[:, :2], CLIP[:, :2])
     assert not torch.equal(found[:, 2:], CLIP[:, 2:])
+
+
+def test_past_noise_disturbs_what_is_read_and_nothing_that_is_learned():
+    model, seen = system(prediction="none"), []
+    model.context_network.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    model.denoiser.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    loss_of(model)
+    past = normal("past", (2, 4, 1, 8, 8))
+    loss_of(model, before=[past], past_noise=0.5)
+    (calm, calm_y), (disturbed, disturbed_y) = seen[:2], seen[2:]
+    assert torch.equal(calm, CLIP[:, :-1])
+    torch.testing.assert_close(disturbed, CLIP[:, :-1] + 0.5 * past)
+    assert torch.equal(disturbed_y, calm_y)
+
+
+def test_negative_past_noise_is_refused(model):
+    with pytest.raises(ValueError, match=r"past_noise is -0\.1; it must be 0 \(none, as published\) or more"):
+        stage_of(model, past_noise=-0.1)
 
 
 @pytest.mark.parametrize("context", [0, 5])

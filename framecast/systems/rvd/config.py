@@ -34,9 +34,7 @@ class ForecastStageConfig(StageConfig):
 
     clip_frames: int = 8  # frames of a training clip: 2 + 6, as published
     context: int = 2  # frames in front of the first target
-    past_noise: float = (
-        0.0  # standard deviation of noise on the frames that are read (white is 1, black -1); 0 as published
-    )
+    past_noise: float = 0.0  # standard deviation of noise on the frames that are read (black -1, white 1); published: 0
     loss: Literal["l1", "l2"] = "l1"  # error of what the denoiser predicts (of mu, where there is no denoiser)
 
 

@@ -199,16 +199,13 @@ def bouncing32() -> RVDExperiment:
 
 
 def compared(base: Callable[[], RVDExperiment]) -> RVDExperiment:
-    """RVD (2+6) for tables beside VD, SimpleRVD and RVD (2+3): clips of eight frames as they are, and v.
+    """RVD (2+6), to stand beside its ablations: clips of eight frames as they are, and v.
 
-    The target must serve residuals of every size: x_0 serves RVD better, but VD and SimpleRVD hardly spread with it.
+    The target must serve residuals of every size: with x_0, VD and SimpleRVD hardly spread.
     """
     found = base()
-    return replace(
-        found,
-        model=replace(found.model, target="v"),
-        stages=RVDStages(forecast=replace(found.stages.forecast, clip_frames=8, batch=4, past_noise=0.0)),
-    )
+    forecast = replace(found.stages.forecast, clip_frames=8, batch=4, past_noise=0.0)
+    return replace(found, model=replace(found.model, target="v"), stages=RVDStages(forecast=forecast))
 
 
 _FULL = {"bair64": (bair64, "bair"), "kth64": (kth64, "kth"), "cityscapes128": (cityscapes128, "city")}

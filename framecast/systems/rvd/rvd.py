@@ -275,9 +275,7 @@ class ForecastStage(Stage):
                 f"{settings.clip_frames}."
             )
         if settings.past_noise < 0:
-            raise ValueError(
-                f"past_noise is {settings.past_noise:g}; it must be 0 (true frames are read as they are) or more."
-            )
+            raise ValueError(f"past_noise is {settings.past_noise:g}; it must be 0 (none, as published) or more.")
         self.system, self.settings = system, settings
         self.clip_frames, self.min_frames = settings.clip_frames, settings.context + 1
         for part in system.parts().values():
@@ -293,9 +291,7 @@ class ForecastStage(Stage):
         system, first = self.system, self.settings.context
         clip, valid = examples["clip"], examples["valid"]
         past, frames = clip[:, :-1], clip[:, first:]  # teacher forcing: true frames are read, gradients run through all
-        if (
-            self.settings.past_noise
-        ):  # DEVIATES: none there; drawn frames, which are read in the end, are never quite true
+        if self.settings.past_noise:  # DEVIATES: forecasts read drawn frames, which are never quite true
             past = past + self.settings.past_noise * rng.normal(past.shape).to(past)
         mu = self._expected(past)[:, first - 1 :]
         terms = {}
