@@ -379,18 +379,18 @@ class Model:
         count = scorer.levels if levels is None else scorer.most_levels if levels == "all" else levels
         if not 1 <= count <= scorer.most_levels:
             raise ValueError(
-                f"levels is {count}, but {self.name} has {scorer.most_levels} noise levels: ask for as many at most, "
-                "or for all."
+                f"levels is {count}, but {self.name} scores by at most {scorer.most_levels} noise levels: ask for "
+                "fewer, or for all."
             )
         task = Task("score", tuple(i < context for i in range(len(clip))))
         windows, device = scorer.windows(task.known), self.system.device
         known = torch.tensor(task.known, device=device)
         began, rng = time.perf_counter(), draws(seed, [0], device)
-        with torch.no_grad(), _watched(self.system, progress, total=count * len(windows)):
+        with torch.no_grad(), _watched(self.system, progress, total=scorer.calls(windows, count)):
             bits = scorer.bits(to_video(clip).to(device), known, rng=rng, levels=count)[0]
         record = self._record(task, {}, seed=seed, samples=1, seconds=time.perf_counter() - began)
         low, high = _range(clip)
-        record |= {"levels": count, "noise_levels": scorer.most_levels, "fps": clip.fps, "value_range": [low, high]}
+        record |= {"levels": count, "most_levels": scorer.most_levels, "fps": clip.fps, "value_range": [low, high]}
         record |= {"bin": (high - low) / BINS, "windows": [[w.frames[0], w.frames[-1]] for w in windows]}
         return Score(tuple(range(context, len(clip))), bits.cpu(), record)
 

@@ -122,7 +122,7 @@ class Score:
             frames=self.frames,
             values=self.bits.tolist(),
             label="bits per dimension (lower is likelier)",
-            title=f"upper bound by {record['model']}, {record['levels']} of {record['noise_levels']} noise levels",
+            title=f"upper bound by {record['model']}, {record['levels']} of {record['most_levels']} noise levels",
             given=sorted(known),
             starts=starts[1:],
             comment=f"Made by framecast, model {record['model']}. {MEANING}",

@@ -46,6 +46,10 @@ class Scorer(Protocol):
         """Windows in which every unknown frame is scored once, given what is known in its window by then."""
         ...
 
+    def calls(self, windows: Sequence[Window], levels: int) -> int:
+        """Network calls that scoring these windows takes."""
+        ...
+
     def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
         """(B, unknown frames), float64 on the CPU."""
         ...

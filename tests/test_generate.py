@@ -341,6 +341,9 @@ class Steady:
     def windows(self, known):
         return [Window(tuple(range(len(known))), tuple(known))]
 
+    def calls(self, windows, levels):
+        return levels * len(windows)
+
     def bits(self, frames, known, *, rng, levels=None):
         return torch.full((len(frames), int((~known).sum())), float(levels), dtype=torch.float64)
 
@@ -375,14 +378,14 @@ def test_score_visits_the_levels_asked_for(steady):
     clip = a_clip(6)
     assert [steady.score(clip, levels=n).mean for n in (None, 5, "all")] == [3, 5, 9]
     for levels in (0, 10):
-        with pytest.raises(ValueError, match=f"levels is {levels}, but mine has 9 noise levels"):
+        with pytest.raises(ValueError, match=f"levels is {levels}, but mine scores by at most 9 noise levels"):
             steady.score(clip, levels=levels)
 
 
 def test_score_tells_how_it_came_about_and_how_wide_its_bins_are(steady):
     record = steady.score(a_clip(6), context=1, seed=4).record
     assert record["sha256"] == "ab" and record["task"] == "score" and record["seed"] == 4
-    assert (record["levels"], record["noise_levels"]) == (3, 9) and record["windows"] == [[0, 5]]
+    assert (record["levels"], record["most_levels"]) == (3, 9) and record["windows"] == [[0, 5]]
     assert record["bin"] == 1  # a grey level
     field = Clip(torch.zeros(3, 1, 4, 4), value_range=(-2.0, 8.2))
     assert steady.score(field).record["bin"] == pytest.approx(0.04)

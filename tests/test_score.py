@@ -13,7 +13,7 @@ RECORD = {
     "known_frames": [0, 1],
     "frames": 6,
     "levels": 3,
-    "noise_levels": 9,
+    "most_levels": 9,
     "windows": [[0, 3], [2, 5]],
     "bin": 1.0,
 }

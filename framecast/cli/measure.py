@@ -113,10 +113,12 @@ def _score(args: argparse.Namespace, console: Console) -> int:
     for width in sorted({r["bin"] for r in results}):
         console.say(
             f"Upper bounds, lower is likelier; values are told to a bin {width:g} wide (a 255th of the value range); "
-            f"{results[0]['levels']} of {results[0]['noise_levels']} noise levels."
+            f"{results[0]['levels']} noise levels visited, of {results[0]['most_levels']} that tell anything."
         )
-    if any(r["levels"] < _ENOUGH <= r["noise_levels"] for r in results):
-        console.note(f"so few levels leave the bound loose: {_ENOUGH} or more tell more.")
+    if any(r["levels"] < _ENOUGH <= r["most_levels"] for r in results):
+        console.note(
+            f"so few levels leave the bound far above the truth, at worst by thousands of bits: take {_ENOUGH} or more."
+        )
     console.result({"results": results})
     return 0
 

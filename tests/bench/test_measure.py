@@ -170,7 +170,7 @@ def test_operations_of_an_rvd_training_step_are_thrice_the_forward_pass_without_
         return stage.loss(clip, step=0, turn="forecast", rng=draws(0, [0])).total
 
     read, drawn = STEPS - 1, STEPS - 2
-    forward = 2 * read_form(read) + read * up_form() + drawn * (prepared_form() + denoiser_form())
+    forward = 2 * read_form(read) + drawn * (up_form() + prepared_form() + denoiser_form())
     inputs = 2 * read * 10 * linear(1, 8, POSITIONS[0]) + drawn * linear(8, 32, 1)  # frames and noise levels
     with torch.no_grad():
         assert operations(loss) == forward

@@ -19,7 +19,7 @@ def test_score_writes_curve_table_and_record(cast, model_folder, clip, tmp_path)
     assert {path.name for path in out.iterdir()} == {"score.json", "score.csv", "score.png"}
     record = json.loads((out / "score.json").read_text())
     assert record["frames"] == list(range(2, 12)) and record["known_frames"] == [0, 1]
-    assert (record["levels"], record["noise_levels"], record["bin"]) == (5, 50, 1)
+    assert (record["levels"], record["most_levels"], record["bin"]) == (5, 50, 1)
     assert "upper bound" in record["meaning"] and record["sha256"]
     with open(out / "score.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -39,7 +39,7 @@ def test_score_agrees_with_python_and_with_its_seed(cast, model_folder, clip):
 def test_all_levels_are_all_there_are(cast, model_folder, tmp_path):
     short = make_clip(tmp_path / "short.npz", frames=3)
     result = cast("score", model_folder, short, "--levels", "all", "--json").json["results"][0]
-    assert result["levels"] == result["noise_levels"] == 50
+    assert result["levels"] == result["most_levels"] == 50
 
 
 def test_scores_of_several_clips_lie_side_by_side(cast, model_folder, tmp_path):
@@ -60,7 +60,7 @@ def test_all_clips_are_looked_at_before_the_first_is_scored(cast, model_folder, 
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["--levels", "51"], 1, "levels is 51, but tiny has 50 noise levels"),
+        (["--levels", "51"], 1, "levels is 51, but tiny scores by at most 50 noise levels"),
         (["--levels", "most"], 2, "'most' is not a whole number above 0"),
         (["--levels", "0"], 2, "'0' is not a whole number above 0"),
         (["--context", "12"], 1, "push.npz: context is 12, the clip has 12 frames: leave at least one to score"),

@@ -272,9 +272,9 @@ def check_generation(group: Group, patch: pytest.MonkeyPatch) -> None:
         states.append(step(*args, **kwargs))
         return states[-1]
 
-    def watched_draw(self, seen, **kwargs):
+    def watched_draw(self, seen, times, **kwargs):
         means.append(seen.mu)
-        return draw(self, seen, **kwargs)
+        return draw(self, seen, times, **kwargs)
 
     frames = torch.cat([shared, torch.zeros_like(shared[:, :1]).expand(-1, count, -1, -1, -1)], dim=1)
     rng = Recorded([noise for f in range(count) for noise in (start[f], *later[f])])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from framecast.assets import Assets
+from framecast.diffusion.process import q_sample
 from framecast.draws import draws
 from framecast.experiment import VideoSpec
 from framecast.generate import complete, plan, stream
@@ -451,22 +452,27 @@ def test_preview_continues_the_context(model):
     assert not torch.equal(found[:, 2:], CLIP[:, 2:])
 
 
-def test_past_noise_disturbs_what_is_read_and_nothing_that_is_learned():
-    model, seen = system(prediction="none"), []
+@pytest.mark.parametrize("prediction", ["network", "previous", "none"])
+def test_past_noise_disturbs_what_is_read_and_not_the_frames_to_be_told(prediction):
+    model, seen = system(prediction=prediction), []
     model.context_network.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
     model.denoiser.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
-    loss_of(model)
     past = normal("past", (2, 4, 1, 8, 8))
     loss_of(model, before=[past], past_noise=0.5)
-    (calm, calm_y), (disturbed, disturbed_y) = seen[:2], seen[2:]
-    assert torch.equal(calm, CLIP[:, :-1])
-    torch.testing.assert_close(disturbed, CLIP[:, :-1] + 0.5 * past)
-    assert torch.equal(disturbed_y, calm_y)
+    read = CLIP[:, :-1] + 0.5 * past
+    torch.testing.assert_close(seen[0], read)
+    mu = {"network": lambda: model.transform(read)[0][:, 1:].clamp(-1, 1), "previous": lambda: read[:, 1:]}
+    with torch.no_grad():
+        residual = (CLIP[:, 2:] - mu.get(prediction, lambda: torch.zeros(()))()).flatten(0, 1)
+    levels = torch.tensor([3, 30]).repeat_interleave(3)
+    noisy = q_sample(model.schedule, residual, levels, normal("eps", (2, 3, 1, 8, 8)).flatten(0, 1))
+    torch.testing.assert_close(seen[1], noisy, atol=1e-5, rtol=1e-5)
 
 
-def test_negative_past_noise_is_refused(model):
-    with pytest.raises(ValueError, match=r"past_noise is -0\.1; it must be 0 \(none, as published\) or more"):
-        stage_of(model, past_noise=-0.1)
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf")])
+def test_past_noise_that_cannot_be_is_refused(model, amount):
+    with pytest.raises(ValueError, match=rf"past_noise is {amount:g}; it must be 0 \(none, as published\) or more"):
+        stage_of(model, past_noise=amount)
 
 
 @pytest.mark.parametrize("context", [0, 5])

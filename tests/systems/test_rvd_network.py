@@ -97,10 +97,12 @@ def test_states_carried_over_equal_all_frames_at_once():
         torch.testing.assert_close(rest, whole[:, 2:], atol=1e-6, rtol=1e-5)
 
 
-def test_reading_gives_the_states_of_the_whole_network():
+def test_frames_that_are_not_asked_for_are_read_all_the_same():
     network, video = networks()["transform"], clip(1, 8, 8)
     with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(network.read(video), network(video)[1], strict=True))
+        (whole, states), (late, same) = network(video), network(video, first=2)
+    assert all(torch.equal(a, b) for a, b in zip(states, same, strict=True))
+    torch.testing.assert_close(late, whole[:, 2:], atol=1e-6, rtol=1e-5)
 
 
 def test_a_state_of_zeros_is_no_state():

@@ -225,6 +225,9 @@ class BoundScorer:
                 finished[frames[0] : frames[-1] + 1] = [True] * len(frames)
         return windows
 
+    def calls(self, windows: Sequence[Window], levels: int) -> int:
+        return levels * len(windows)
+
     def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
         """Bits per dimension of every unknown frame, lower is likelier.
 

@@ -91,19 +91,21 @@ class TransformNetwork(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], channels * config.patch**2, 3, padding=1)
 
-    def read(self, frames: Frames, states: States | None = None) -> list[Frames]:
-        """The way down alone: hidden states after each frame, as the context network gives its own."""
-        return _read(self.levels, frames, states, patch=self.patch, checkpointing=self.checkpointing)
+    def forward(self, frames: Frames, states: States | None = None, *, first: int = 0) -> tuple[Frames, list[Frames]]:
+        """The frame expected after each frame, not clamped, and the hidden states after each frame.
 
-    def forward(self, frames: Frames, states: States | None = None) -> tuple[Frames, list[Frames]]:
-        """The frame expected after each frame, not clamped, and the hidden states after each frame."""
-        seen = self.read(frames, states)
-        skips = [level.flatten(0, 1) for level in seen]
+        Args:
+            frames: consecutive ones.
+            states: of every level after the frame before; None: there was none.
+            first: expected frames are those after this frame and later ones; the way up is not gone for others.
+        """
+        seen = _read(self.levels, frames, states, patch=self.patch, checkpointing=self.checkpointing)
+        skips = [level[:, first:].flatten(0, 1) for level in seen]
         x = skips[-1]
         for place, up in enumerate(self.ups):
             x = _run(up, x if place == 0 else torch.cat([x, skips[-1 - place]], dim=1), again=self.checkpointing)
         mu = F.pixel_shuffle(self.head(x), self.patch).to(frames.dtype)
-        return mu.unflatten(0, frames.shape[:2]), seen
+        return mu.unflatten(0, (len(frames), -1)), seen
 
 
 class Denoiser(nn.Module):

@@ -8,6 +8,7 @@ scorer.py. Where paper and official code differ the code wins, see README.md her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -90,13 +91,14 @@ class RVD(System):
         return 16
 
     def calls(self, window: Window, options: RVDSampling) -> int:  # type: ignore[override]
-        steps = 0 if self.denoiser is None or options.sampler == "mean" else sampler_steps(options)
-        readers = len(self.parts()) - (self.denoiser is not None)
-        return window.known.count(False) * (readers + steps)
+        if not self._draws(options):
+            return window.known.count(False) * (self.transform is not None)
+        readers = len(self.parts()) - 1
+        return window.known.count(False) * (readers + sampler_steps(options))
 
     def plan(self, known: Sequence[bool], options: RVDSampling) -> list[Window]:  # type: ignore[override]
         check_sampling(options, self.config)
-        if options.sampler != "mean" and self.denoiser is not None:
+        if self._draws(options):
             self.times(options)  # refuses steps that the noise levels do not have
         given = next((i for i, there in enumerate(known) if not there), len(known))
         late = next((i for i in range(given, len(known)) if known[i]), None)
@@ -129,16 +131,17 @@ class RVD(System):
         carry: Carry = None,
     ) -> tuple[Video, Carry]:
         check_sampling(options, self.config)
-        given = int(known.sum())
+        given, draws = int(known.sum()), self._draws(options)
         if carry is None and not given:
             raise ValueError("rvd begins with at least 1 known frame; a window without any continues another one.")
+        times = self.times(options) if draws else []
         # algorithm 2; a frame is read when the next one is asked for, so that the last is never read in vain
         seen, unread = carry or (None, frames[:, :0])
         unread = torch.cat([unread, frames[:, :given]], dim=1)
         video = list(frames[:, :given].unbind(dim=1))
         for _ in range(given, frames.shape[1]):
-            seen = self.read(unread, seen)
-            frame = self.draw(seen, rng=rng, options=options)
+            seen = self.read(unread, seen, maps=draws)
+            frame = self.draw(seen, times, rng=rng, options=options) if draws else seen.mu
             video.append(frame)
             unread = frame.clamp(-1.0, 1.0)[:, None]
         made = torch.stack(video, dim=1)
@@ -146,36 +149,32 @@ class RVD(System):
             made[:, given:] = made[:, given:].clamp(-1.0, 1.0)  # OFFICIAL: "model" leaves them beyond the range
         return made, (seen, unread)
 
-    def read(self, frames: Video, seen: Seen | None = None) -> Seen:
+    def read(self, frames: Video, seen: Seen | None = None, *, maps: bool = True) -> Seen:
         """What is known after some frames.
 
         Args:
             frames: (B, T, C, H, W), T at least 1.
             seen: what was known before; None: nothing.
+            maps: whether the context network reads them, too, as drawing needs it and expecting does not.
         """
         context, transform = (seen.context, seen.transform) if seen else (None, None)
         mu = frames[:, -1]
         for some in frames.split(CHUNK, dim=1):
-            if self.context_network is not None:
+            if maps and self.context_network is not None:
                 context = tuple(level[:, -1] for level in self.context_network(some, context))
             if self.transform is not None:
-                if some.shape[1] > 1:  # only the last frame's expectation is wanted
-                    transform = tuple(level[:, -1] for level in self.transform.read(some[:, :-1], transform))
-                expected, states = self.transform(some[:, -1:], transform)
+                expected, states = self.transform(some, transform, first=some.shape[1] - 1)
                 mu, transform = expected[:, -1].clamp(-1.0, 1.0), tuple(level[:, -1] for level in states)
         if self.config.prediction == "none":
             mu = torch.zeros_like(mu)
         return Seen(context or (), transform or (), mu)
 
-    def draw(self, seen: Seen, *, rng: Draws, options: RVDSampling) -> Frame:
-        """The next frame, not clamped: mu + sigma y_0.
+    def draw(self, seen: Seen, times: Sequence[int], *, rng: Draws, options: RVDSampling) -> Frame:
+        """The next frame, not clamped: mu + sigma y_0, with the residual y_0 drawn along the noise levels `times`.
 
         Source: algorithm 2, Eq. 5; OFFICIAL: its steps are those of Eq. A6, with the estimate clamped, and no noise is
         added at the last one; as printed they are not the reverse of Eq. 8.
         """
-        if self.denoiser is None or options.sampler == "mean":
-            return seen.mu
-        times = self.times(options)
         denoise = self.denoise(seen.context, options)
         y = rng.normal(seen.mu.shape).to(seen.mu)
         if options.sampler == "ddim":
@@ -198,7 +197,11 @@ class RVD(System):
         if self.config.prediction == "none":
             raise ValueError("this model draws whole frames and expects none (prediction is none).")
         with torch.no_grad():
-            return self.read(frames).mu
+            return self.read(frames, maps=False).mu
+
+    def _draws(self, options: RVDSampling) -> bool:
+        """Whether frames are more than what is expected."""
+        return self.denoiser is not None and options.sampler != "mean"
 
     def stage(self, name: str, settings: StageConfig, assets: Assets) -> Stage:
         if name != "forecast":
@@ -274,7 +277,7 @@ class ForecastStage(Stage):
                 f"context is {settings.context}; it must be at least 1 and below clip_frames, which is "
                 f"{settings.clip_frames}."
             )
-        if settings.past_noise < 0:
+        if not 0 <= settings.past_noise < math.inf:
             raise ValueError(f"past_noise is {settings.past_noise:g}; it must be 0 (none, as published) or more.")
         self.system, self.settings = system, settings
         self.clip_frames, self.min_frames = settings.clip_frames, settings.context + 1
@@ -293,7 +296,7 @@ class ForecastStage(Stage):
         past, frames = clip[:, :-1], clip[:, first:]  # teacher forcing: true frames are read, gradients run through all
         if self.settings.past_noise:  # DEVIATES: forecasts read drawn frames, which are never quite true
             past = past + self.settings.past_noise * rng.normal(past.shape).to(past)
-        mu = self._expected(past)[:, first - 1 :]
+        mu = self._expected(past, first=first - 1)
         terms = {}
         if system.config.prediction != "none":
             terms["mean_error"] = self._mean((frames - mu.detach()).abs(), valid)
@@ -317,11 +320,12 @@ class ForecastStage(Stage):
         error = self._size(wanted - output).unflatten(0, frames.shape[:2])
         return Loss(self._mean(error, valid), terms)
 
-    def _expected(self, past: Video) -> Video:
-        """mu of the frame after each frame."""
+    def _expected(self, past: Video, *, first: int) -> Video:
+        """mu of the frame after each frame, from `first` on."""
         if self.system.transform is not None:
-            return self.system.transform(past)[0].clamp(-1.0, 1.0)  # no gradient beyond the range
-        return past if self.system.config.prediction == "previous" else torch.zeros_like(past)
+            return self.system.transform(past, first=first)[0].clamp(-1.0, 1.0)  # no gradient beyond the range
+        known = past[:, first:]
+        return known if self.system.config.prediction == "previous" else torch.zeros_like(known)
 
     def _size(self, error: Tensor) -> Tensor:
         return error.abs() if self.settings.loss == "l1" else error**2  # OFFICIAL: l1; Eq. 9 has the square

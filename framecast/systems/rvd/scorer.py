@@ -70,6 +70,9 @@ class BoundScorer:
             )
         return [Window((i,), (False,)) for i in range(given, len(known))]
 
+    def calls(self, windows: Sequence[Window], levels: int) -> int:
+        return len(windows) * (len(self.system.parts()) - 1 + levels)  # one part is the denoiser, the others read
+
     @torch.no_grad()
     def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
         """Bits per dimension of every unknown frame, lower is likelier.
