@@ -371,7 +371,10 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     task = [i in case.known for i in range(case.frames)]
     for one in asked:  # what the model cannot do is refused before anything is drawn
         model.system.plan(task, model.options({"sampler": one.sampler, "steps": one.steps}))
-    console.note(f"{cost(asked)} sampler steps of one sample each; output: {out}, where a stopped study goes on")
+    console.note(
+        f"{cost(asked)} sampler steps of one sample each (for every frame anew where frames are drawn one by one); "
+        f"output: {out}, where a stopped study goes on"
+    )
     if args.dry_run:
         console.result({"dry_run": True, "steps": cost(asked), "out": str(out)})
         return 0

@@ -12,7 +12,7 @@ from framecast.cli.draw import many
 # what a table shows of a forecast, where it has it
 COLUMNS = (
     "crps_fair", "psnr", "psnr_clip", "ssim", "lpips_alex", "lpips_vgg", "mode_coverage",
-    "late_variance", "late_spectrum", "late_period",
+    "late_variance", "late_spectrum", "late_period", "late_recurring",
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def _tell_case(case: dict[str, Any], console: Console) -> None:
             own = forecast.get("scores", {})
             paired = _interval(forecast["minus"][columns[0]]) if forecast.get("minus") else ""
             rows.append(
-                [forecast["name"], forecast["samples"], *(_interval(own.get(name)) for name in columns), paired]
+                [forecast["name"], forecast["samples"], *(_scored(own.get(name), count) for name in columns), paired]
             )
         console.say(table(head, rows))
         console.say("(in brackets 95 % intervals, bootstrap over independent units)")
@@ -91,6 +91,12 @@ def _explain(figures: dict[str, Any], console: Console) -> None:
 
 def _figure(told: dict[str, Any] | None) -> str:
     return _interval(told | {"mean": told["value"]}) if told else ""
+
+
+def _scored(told: dict[str, Any] | None, count: int) -> str:
+    """An interval, and of how many windows where it is not all."""
+    short = told and told["count"] != count
+    return _interval(told) + (f", {many(told['count'], 'window')}" if told and short else "")
 
 
 def _titled(score: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from framecast.evaluate.plan import Plan, Progress, Stage, silent
 from framecast.evaluate.result_folder import array_name
 from framecast.evaluate.samples import CHUNK, Computed, Source
 from framecast.evaluate.scoring import Scored, score
+from framecast.evaluate.scoring import metric as about
 from framecast.evaluate.terms import Case
 from framecast.evaluate.windows import Windows
 from framecast.metrics.field import motion_amount
@@ -67,7 +68,7 @@ class Scores:
 
     def interval(self, metric: str) -> Interval:
         """Mean over units, of the means over their windows and frames; windows without a value are left out."""
-        return _over_units(self.windows(metric), self.units)
+        return _over_units(self.windows(metric), self.units, everywhere=about(metric).everywhere)
 
     def by_frame(self, metric: str) -> np.ndarray:
         """The mean of every frame over units, of the means over their windows."""
@@ -86,7 +87,8 @@ class Scores:
                 f"{self.name} and {other.name} have seen different windows ({len(self.units)} and {len(other.units)}), "
                 "and can only be compared on the same ones."
             )
-        return _over_units(self.windows(metric) - other.windows(metric), self.units)
+        minus = self.windows(metric) - other.windows(metric)
+        return _over_units(minus, self.units, everywhere=about(metric).everywhere)
 
     def first(self, count: int) -> Scores:
         """Of the first `count` windows."""
@@ -103,13 +105,20 @@ class Scores:
         if self.motion is None or len(self.motion) < 9:
             return {}
         thirds = np.array_split(np.argsort(self.motion, kind="stable"), 3)
-        means = {name: [float(self.windows(name)[third].mean()) for third in thirds] for name in self.values}
+        means = {name: [_mean(self.windows(name)[third]) for third in thirds] for name in self.values}
         return {"motion": [float(self.motion[t].mean()) for t in thirds], "windows": [len(t) for t in thirds], **means}
 
 
-def _over_units(values: np.ndarray, units: Sequence[str]) -> Interval:
-    """Of the values that there are: nothing may recur in a window."""
-    there = [(value, unit) for value, unit in zip(values.tolist(), units, strict=True) if not math.isnan(value)]
+def _mean(values: np.ndarray) -> float:
+    """Of the values that there are."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else math.nan
+
+
+def _over_units(values: np.ndarray, units: Sequence[str], *, everywhere: bool) -> Interval:
+    """Of the values that there are, where not every window has one: nothing may recur in it."""
+    pairs = zip(values.tolist(), units, strict=True)
+    there = [(value, unit) for value, unit in pairs if everywhere or not math.isnan(value)]
     if not there:
         return Interval(math.nan, math.nan, math.nan, 0)
     return bootstrap(*zip(*there))

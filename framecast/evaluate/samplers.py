@@ -73,7 +73,7 @@ def study(
 
     Args:
         model: to sample from.
-        windows: at least 16.
+        windows: at least as many as the largest case has: 16 where none are chosen.
         known: given frames of each.
         folder: one JSON file per case; made if need be.
         cases: those to run in place of all that.
@@ -89,7 +89,8 @@ def study(
     rows: list[Row] = []
     done = 0
     for case in cases or _cases(short, rows):
-        path, some = folder / f"{case.sampler}-{case.steps}.json", windows.first(case.windows)
+        name = f"{case.sampler}-{case.steps}-{case.windows}x{case.samples}.json"
+        path, some = folder / name, windows.first(case.windows)
         if path.exists():
             scores = _read(path, case, model, some, known)
         else:

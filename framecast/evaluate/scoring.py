@@ -34,6 +34,7 @@ class Metric:
     unit: str
     better: Better
     how: str = ""  # it is defined, in a few words
+    everywhere: bool = True  # whether every window has it
 
 
 _LATE = f"from lead {LATE} on"
@@ -60,8 +61,12 @@ METRICS: dict[str, Metric] = {
     "late_spectrum": Metric(
         f"spectrum {_LATE}", "", "lower", "factor by which the power of a scale is off, 1 where none is; geometric mean"
     ),
-    "late_period": Metric(f"period {_LATE}", "", "none", "over that of the truth; median of the samples that recur"),
-    "late_recurring": Metric(f"share of samples that recur {_LATE}", "", "higher", "where the truth does"),
+    "late_period": Metric(
+        f"period {_LATE}", "", "none", "over that of the truth; median of the samples that recur", everywhere=False
+    ),
+    "late_recurring": Metric(
+        f"share of samples that recur {_LATE}", "", "higher", "where the truth does", everywhere=False
+    ),
 }
 
 

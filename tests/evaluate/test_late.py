@@ -6,6 +6,7 @@ import json
 import math
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from framecast.evaluate.report_pictures import Shelf, further, headline, windows
 from framecast.evaluate.report_tables import Judged
 from framecast.evaluate.result import result, write
 from framecast.evaluate.result_folder import read_result
-from framecast.evaluate.run import evaluate
+from framecast.evaluate.run import Scores, evaluate
 from framecast.evaluate.samples import Computed
 from tests.evaluate.flows import write_flows
 
@@ -162,3 +163,15 @@ def test_clips_that_are_too_short_are_told_how_to_make_longer(tmp_path):
     plan = Plan(rules=protocol("smoke-lbm-200"), data=write_flows(tmp_path / "flows", frames=16))
     with pytest.raises(ValueError, match=r"16 frames, too few .* vortex32 \S*flows-204 --frames 204 \(--data"):
         evaluate(plan, Computed(baseline("persistence")))
+
+
+def test_windows_without_a_period_are_left_out_of_means_and_no_others_are():
+    values = {name: np.ones((9, 1)) for name in ("late_period", "crps_fair")}
+    for one in values.values():
+        one[4] = math.nan
+    scores = Scores(name="mine", units=[f"flow {i}" for i in range(9)], values=values, samples=1, seconds=0.0,
+                    record={}, motion=np.arange(9.0))  # fmt: skip
+    assert scores.interval("late_period").mean == 1 and math.isnan(scores.interval("crps_fair").mean)
+    assert scores.by_motion()["late_period"] == [1, 1, 1]
+    values["late_period"][3:6] = math.nan
+    assert math.isnan(scores.by_motion()["late_period"][1])

@@ -59,9 +59,9 @@ def test_study_runs_its_cases_and_goes_on_where_it_stopped(model_folder, tmp_pat
     assert [row.case for row in chosen] == few and report(chosen)[0]["minus_longest"]["mean"] == 0
 
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    (tmp_path / "ddim-2.json").unlink()
+    (tmp_path / "ddim-2-16x4.json").unlink()
     again, _ = run(model_folder, tmp_path)
-    assert [path for path, at in kept.items() if path.stat().st_mtime_ns != at] == [tmp_path / "ddim-2.json"]
+    assert [path for path, at in kept.items() if path.stat().st_mtime_ns != at] == [tmp_path / "ddim-2-16x4.json"]
     assert [r["crps_fair"] for r in report(again)] == [r["crps_fair"] for r in report(rows)]
 
 
@@ -71,7 +71,7 @@ def test_a_case_that_does_not_belong_is_refused(model_folder, tmp_path, short, t
     told = {"sampler": "ddpm", "steps": 1, "windows": 16, "samples": 4, "model": "m", "sha256": "other"}
     told |= {"known": [0, 1], "frames_sha256": CUT.digest()}
     whole = json.dumps({**told, "units": list(CUT.units), "seconds": 1.0, "record": {}, "values": values})
-    (tmp_path / "ddpm-1.json").write_text(whole if text == "other" else whole[:40])
+    (tmp_path / "ddpm-1-16x4.json").write_text(whole if text == "other" else whole[:40])
     with pytest.raises(ValueError, match=says):
         run(model_folder, tmp_path)
 

@@ -71,7 +71,8 @@ class BoundScorer:
         return [Window((i,), (False,)) for i in range(given, len(known))]
 
     def calls(self, windows: Sequence[Window], levels: int) -> int:
-        return len(windows) * (len(self.system.parts()) - 1 + levels)  # one part is the denoiser, the others read
+        readers = 1 + (self.system.config.prediction == "network")
+        return len(windows) * (readers + levels)
 
     @torch.no_grad()
     def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
