@@ -172,7 +172,7 @@ def vortex32() -> RVDExperiment:
             transform_multipliers=(1, 2, 3),
             patch=2,  # 3.7 with 2, 4.3 with 4 at width 64, though that makes more steps
             target="v",  # 3.1; x_0: 2.8, but samples that agree with each other in what is wrong
-            sigma=0.02,  # about what mu errs by; ten times that: samples do not spread at all
+            sigma=0.02,  # about what mu errs by; with five times that samples do not differ at all
         ),
         stages=RVDStages(
             forecast=ForecastStageConfig(
