@@ -48,7 +48,7 @@ class Score:
     which it is a poor context for.
 
     For frames that a model finds impossible the bound can be far above the likelihood, tens of bits in long windows
-    where no frame needs more than about 8: read it as a rank there. Another seed moves a frame of vortex-ramvid by 0.04
+    where no frame needs more than about 8: read it as a rank there. Another seed moves a frame of vortex-ramvid by 0.03
     bits, a clip by 0.01.
     """
 

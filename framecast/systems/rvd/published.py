@@ -195,7 +195,8 @@ def vortex32() -> RVDExperiment:
 def bouncing32() -> RVDExperiment:
     """Bouncing digits at 32x32 in grey: many futures. Ours, not published."""
     flows = vortex32()
-    return replace(flows, model=replace(flows.model, sigma=0.2))  # at a wall a whole edge is unexpected
+    # at a wall a whole edge is unexpected; fair CRPS after 1,000 steps: x_0 8.0, v 10.1, whose black is grainy
+    return replace(flows, model=replace(flows.model, target="x_0", sigma=0.2))
 
 
 def tiny32() -> RVDExperiment:
