@@ -137,6 +137,7 @@ class ResBlock(nn.Module):
         scale_shift: the embedding scales and shifts the second norm's output; False: it is added before that norm.
         dropout: rate in front of the second convolution.
         dims: axes of the convolutions, 2 or 3.
+        resample: changes the size of both the input and what goes into the first convolution; None: the size stays.
     """
 
     def __init__(
@@ -149,10 +150,11 @@ class ResBlock(nn.Module):
         scale_shift: bool = True,
         dropout: float = 0.0,
         dims: int = 3,
+        resample: nn.Module | None = None,
     ):
         super().__init__()
         conv = CONVOLUTIONS[dims]
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resample = scale_shift, resample
         self.in_layers = nn.Sequential(
             nn.GroupNorm(groups, channels), nn.SiLU(), conv(channels, out_channels, 3, padding=1)
         )
@@ -175,7 +177,10 @@ class ResBlock(nn.Module):
         in_norm, _, in_conv = self.in_layers
         out_norm, _, dropout, out_conv = self.out_layers
         modulation = self.emb_layers[1](active)
-        h = in_conv(norm_silu(x, in_norm))
+        h = norm_silu(x, in_norm)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = in_conv(h)
         if self.scale_shift:
             h = norm_silu(h, out_norm, modulation=modulation)
         else:
