@@ -142,7 +142,7 @@ def chosen_frames(video: Video, index: Int64[Tensor, " b"]) -> Float[Tensor, "b 
 
 def _initialise(module: nn.Module) -> None:
     """Weights around 0 (convolutions) and 1 (norms) with a deviation of 0.02; biases of norms are 0."""
-    if isinstance(module, tuple(CONVOLUTIONS.values())):
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, BatchNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
