@@ -160,7 +160,7 @@ class Autoencoder(nn.Module):
         xy, yt, xt = (
             self.spread[name](getattr(planes, name).movedim(1, -1)) for name in PLANES
         )  # b h w d, b t w d, b t h d
-        # DEVIATES: a sum of three maps, which is the linear map of all planes that the paper concatenates
+        # OFFICIAL: a sum of three linear maps, which are one map of the concatenated planes of the paper
         tokens = xy + yt.transpose(0, 1)[:, :, None] + xt.transpose(0, 1)[:, :, :, None]
         tokens = self.decoder(tokens.flatten(1, 3))
         patch = self.config.patch
