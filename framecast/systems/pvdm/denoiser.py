@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -125,8 +125,9 @@ class Denoiser(nn.Module):
         self.head = nn.Sequential(
             nn.GroupNorm(config.groups, now), nn.SiLU(), zeroed(nn.Conv2d(now, channels, 3, padding=1))
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # kernels reorder weights less so
 
-    def forward(self, z: Latent, t: Float[Tensor, " b"], condition: Latent | None = None) -> Latent:
+    def forward(self, z: Latent, t: Num[Tensor, " b"], condition: Latent | None = None) -> Latent:
         """The noise in z.
 
         Args:
@@ -141,7 +142,7 @@ class Denoiser(nn.Module):
         x = z
         if self.config.conditional:
             x = torch.cat([z, torch.zeros_like(z) if condition is None else condition], dim=1)
-        active = F.silu(self.time(step_embedding(t, self.config.width)))
+        active = F.silu(self.time(step_embedding(t.float(), self.config.width).to(z.dtype)))
         stacks = stacked(self.planes)
         x = unfold([self.stem(image) for image in fold([x.transpose(1, 2)], stacks)], stacks)
         skips = [x]
