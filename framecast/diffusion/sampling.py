@@ -30,8 +30,8 @@ State: TypeAlias = Float[Tensor, "b *shape"]
 class Estimate:
     """What a system makes of a noisy state x_t.
 
-    Samplers use both `x_0` and `eps` as they are: a system that clamps x_0 decides whether eps follows (`estimate`
-    makes it follow, as RaMViD wants) or stays the network's (as PVDM wants).
+    Samplers use both `x_0` and `eps` as they are: a system that clamps x_0 decides whether eps follows (as RaMViD
+    wants) or stays the network's (as PVDM wants), see `estimate`.
 
     Attributes:
         x_0: the clean state.
@@ -56,9 +56,10 @@ def estimate(
     *,
     target: Literal["eps", "x_0", "v"] = "eps",
     bound: float | None = None,
+    keeps: Literal["x_t", "eps"] = "x_t",
     log_variance: Tensor | None = None,
 ) -> Estimate:
-    """Read a network's output as an Estimate whose eps and x_0 agree: x_t = sqrt(ab) x_0 + sqrt(1 - ab) eps.
+    """Read a network's output as an Estimate, in which eps and x_0 agree: x_t = sqrt(ab) x_0 + sqrt(1 - ab) eps.
 
     Args:
         schedule: the full schedule.
@@ -66,7 +67,9 @@ def estimate(
         t: its level on that schedule.
         output: what the network said.
         target: what the network predicts.
-        bound: clamp x_0 to -bound to bound, and derive eps again from it; None: no clamp.
+        bound: clamp x_0 to -bound to bound; None: no clamp.
+        keeps: what a clamp leaves as it is: x_t, for which eps is derived again from x_0, or eps, which then no longer
+            agrees with it.
         log_variance: handed on.
     """
     if target == "eps":
@@ -77,7 +80,7 @@ def estimate(
         x_0, eps = x_0_from_v(schedule, x, t, output), eps_from_v(schedule, x, t, output)
     if bound is not None:
         x_0 = x_0.clamp(-bound, bound)
-        eps = eps_from_x_0(schedule, x, t, x_0)
+        eps = eps_from_x_0(schedule, x, t, x_0) if keeps == "x_t" else eps
     return Estimate(x_0, eps, log_variance)
 
 

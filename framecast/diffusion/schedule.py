@@ -247,6 +247,32 @@ def kept_levels(noise_levels: int, steps: int | str) -> list[int]:
     return kept
 
 
+def trailing_levels(noise_levels: int, steps: int) -> list[int]:
+    """The levels that a sampler visits, equally spaced from the noisiest down to -1, the clean state, rounded down.
+
+    Args:
+        noise_levels: T.
+        steps: number of levels.
+
+    Returns:
+        Levels, strictly rising; -1 is not among them.
+
+    Raises:
+        ValueError: more steps than levels, or none.
+
+    Source: the DDIM loop of PVDM's code.
+
+    Example:
+        >>> trailing_levels(1000, 5), trailing_levels(1000, 400)[:4]
+        ([199, 399, 599, 799, 999], [1, 4, 6, 9])
+    """
+    _check_levels(noise_levels)
+    if not 1 <= steps <= noise_levels:
+        raise ValueError(f"steps is {steps}; it must lie between 1 and the {noise_levels} noise levels.")
+    # OFFICIAL: in float32, which puts some levels that should be whole one lower
+    return torch.linspace(-1, noise_levels - 1, steps + 1, dtype=torch.float32).int().tolist()[1:]
+
+
 def snr_levels(schedule: Schedule, steps: int) -> list[int]:
     """The levels that a sampler visits, equally spaced in the log signal-to-noise ratio as far as whole levels allow.
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from framecast.nn.blocks import zeroed
+from framecast.nn.blocks import widened, zeroed
 
 
 class SelfAttention(nn.Module):
@@ -35,7 +35,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The block's output, for x of shape (B, C, ...); all further axes become one axis of positions."""
         # DEVIATES: one fused attention instead of explicit weights (256 MiB per sample and layer at 4096 positions)
-        tokens = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
+        tokens = self.norm(widened(x)).to(x.dtype).flatten(2).transpose(1, 2)
         qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)
         q, k, v = rearrange(qkv, "b n (heads three d) -> three b heads n d", heads=self.heads, three=3).contiguous()
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")

@@ -47,6 +47,11 @@ def zeroed(module: M) -> M:
     return module
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class _NormSilu(torch.autograd.Function):
     """silu(xhat * scale + shift) with xhat = group-normalised x; saves only x and the groups' statistics.
 
@@ -56,7 +61,7 @@ class _NormSilu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, groups: int, eps: float) -> Tensor:
         rows, channels = x.shape[:2]
-        values = x.float()  # statistics in float32 whatever the precision of x
+        values = widened(x)  # statistics in float32 also where x is coarser
         if x.device.type != "cpu":  # there the kernel knows one layout only, and older versions refuse others
             values = values.contiguous()
         size = values[0, 0].numel()
@@ -71,7 +76,7 @@ class _NormSilu(torch.autograd.Function):
         rows, channels = scale.shape
         groups = mean.shape[1]
         share = channels // groups
-        values = x.float()
+        values = widened(x)
         mean_c, rstd_c = mean.repeat_interleave(share, 1), rstd.repeat_interleave(share, 1)
         a = rstd_c * scale
         z = torch.addcmul(_like(shift - a * mean_c, x), values, _like(a, x))
@@ -110,12 +115,12 @@ def norm_silu(x: Tensor, norm: nn.Module, *, modulation: Tensor | None = None) -
         modulation: (B, 2 C), scale in front of shift.
 
     Returns:
-        Same shape and dtype as x; normalised in float32.
+        Same shape and dtype as x; normalised in float32, or in float64 where x is.
     """
     assert isinstance(norm, nn.GroupNorm)
-    gain, bias = norm.weight.float().expand(len(x), -1), norm.bias.float().expand(len(x), -1)
+    gain, bias = widened(norm.weight).expand(len(x), -1), widened(norm.bias).expand(len(x), -1)
     if modulation is not None:
-        scale, shift = modulation.float().chunk(2, dim=1)
+        scale, shift = widened(modulation).chunk(2, dim=1)
         gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
     return _NormSilu.apply(x, gain, bias, norm.num_groups, norm.eps)
 
@@ -137,6 +142,7 @@ class ResBlock(nn.Module):
         scale_shift: the embedding scales and shifts the second norm's output; False: it is added before that norm.
         dropout: rate in front of the second convolution.
         dims: axes of the convolutions, 2 or 3.
+        resample: changes the size of both the input and what goes into the first convolution; None: the size stays.
     """
 
     def __init__(
@@ -149,10 +155,11 @@ class ResBlock(nn.Module):
         scale_shift: bool = True,
         dropout: float = 0.0,
         dims: int = 3,
+        resample: nn.Module | None = None,
     ):
         super().__init__()
         conv = CONVOLUTIONS[dims]
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resample = scale_shift, resample
         self.in_layers = nn.Sequential(
             nn.GroupNorm(groups, channels), nn.SiLU(), conv(channels, out_channels, 3, padding=1)
         )
@@ -175,7 +182,10 @@ class ResBlock(nn.Module):
         in_norm, _, in_conv = self.in_layers
         out_norm, _, dropout, out_conv = self.out_layers
         modulation = self.emb_layers[1](active)
-        h = in_conv(norm_silu(x, in_norm))
+        h = norm_silu(x, in_norm)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = in_conv(h)
         if self.scale_shift:
             h = norm_silu(h, out_norm, modulation=modulation)
         else:

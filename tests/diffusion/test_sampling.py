@@ -255,6 +255,12 @@ def test_clamped_estimate_has_the_noise_that_goes_with_it():
     assert torch.allclose(q_sample(LINEAR, found.x_0, 700, found.eps), x, rtol=1e-5)
 
 
+def test_clamped_estimate_may_keep_the_noise_that_was_predicted():
+    x, eps = torch.full((1, 4), 2.0), torch.tensor([[-1.0, 0.0, 1.0, 2.0]])
+    found = estimate(LINEAR, x, 700, eps, bound=1.0, keeps="eps")
+    assert torch.equal(found.eps, eps) and torch.equal(found.x_0, estimate(LINEAR, x, 700, eps, bound=1.0).x_0)
+
+
 def test_renoising_brings_a_state_back_to_the_marginal_above():
     process, _ = respaced(LINEAR, descending(kept_levels(1000, 5)))
     x, rng = start()

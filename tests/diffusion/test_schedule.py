@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framecast.diffusion import schedule as schedules
-from framecast.diffusion.schedule import Schedule, descending, kept_levels, named, snr_levels
+from framecast.diffusion.schedule import Schedule, descending, kept_levels, named, snr_levels, trailing_levels
 
 NAMES = ["linear", "scaled_linear", "cosine"]
 
@@ -149,6 +149,30 @@ def test_too_many_steps_are_refused_with_the_most_possible():
 def test_impossible_stride_is_refused():
     with pytest.raises(ValueError, match="exactly 600"):
         kept_levels(1000, "ddim600")
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "last"),
+    [(100, [9, 19], [989, 999]), (20, [49, 99], [949, 999]), (400, [1, 4, 6], [991, 994, 996, 999]), (1, [999], [999])],
+)
+def test_trailing_levels_are_pvdms(steps, first, last):
+    kept = trailing_levels(1000, steps)
+    assert kept[: len(first)] == first and kept[-len(last) :] == last
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.data())
+def test_trailing_levels_rise_to_the_noisiest(levels, data):
+    steps = data.draw(st.integers(1, levels))
+    kept = trailing_levels(levels, steps)
+    assert len(kept) == steps and kept[0] >= 0 and kept[-1] == levels - 1
+    assert all(low < high for low, high in pairwise(kept))
+
+
+@pytest.mark.parametrize("steps", [0, 101])
+def test_impossible_numbers_of_trailing_levels_are_refused(steps):
+    with pytest.raises(ValueError, match=f"steps is {steps}; it must lie between 1 and the 100 noise levels"):
+        trailing_levels(100, steps)
 
 
 @settings(deadline=None)

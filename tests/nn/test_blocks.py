@@ -91,6 +91,23 @@ print(torch._dynamo.explain(block)(x, torch.randn(1, 8)).graph_break_count)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("resample", [nn.AvgPool2d(2), nn.Upsample(scale_factor=2)])
+def test_residual_block_resamples_in_front_of_its_first_convolution_and_its_skip(resample):
+    block = fill(ResBlock(8, 8, embedding=6, groups=4, scale_shift=False, dims=2, resample=resample))
+    x, active = uniform("x", (2, 8, 4, 6)), uniform("e", (2, 6))
+    h = block.in_layers[2](resample(F.silu(block.in_layers[0](x)))) + block.emb_layers[1](active)[:, :, None, None]
+    assert relative(block(x, active), resample(x) + block.out_layers(h)) < 1e-5
+
+
+def test_layers_keep_float64():
+    x = uniform("x", (2, 8, 5)).double().requires_grad_()
+    block, attention = fill(ResBlock(8, 8, embedding=6, groups=4, dims=3)), fill(SelfAttention(8, heads=2, groups=4))
+    assert attention.double()(x).dtype == torch.float64
+    norm, modulation = fill(nn.GroupNorm(4, 8)).double(), uniform("m", (2, 16)).double()
+    assert block.double()(uniform("y", (1, 8, 2, 4, 2)).double(), uniform("e", (1, 6)).double()).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda x: norm_silu(x, norm, modulation=modulation), (x,))
+
+
 def test_residual_block_is_one_graph_to_the_compiler():
     # a break cuts every block in pieces, each compiled anew for every width until the compiler gives up;
     # in a process of its own, because checked annotations break graphs

@@ -24,8 +24,9 @@ def test_error_is_relative_to_the_largest_value():
     assert error(rows([1.0, 2.5]), rows([1.0, 2.0])) == 0.25
 
 
-def test_described_names_are_those_of_both_kinds_of_tables():
+def test_described_names_are_those_of_all_kinds_of_tables():
     assert described("| train.x0 | float32 | [2] | clip |\n| key | dtype |\n") == {"train.x0"}
+    assert described("| unet.x | (1, 4) | float32 | latent |\n| key | shape |\n") == {"unet.x"}
     rows_of_many = (
         "| keys (count) | shape |\n| `fwd/x`, `fwd/y`, `...` (12) | [2] | F32 |\n| `gen/n` (1) | [2] | I64 |\n"
     )

@@ -51,7 +51,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 def described(readme: str) -> set[str]:
     """Names in a README's table of tensors; of rows "`a`, `b`, `...` (12)" those that are spelled out."""
-    found = set(re.findall(r"^\| (\S+) \| (?:float|int|uint|bool)\d*", readme, flags=re.MULTILINE))
+    found = set(re.findall(r"^\| (\S+) \| (?:(?:float|int|uint|bool)\d*|\([\d, ]*\) \|)", readme, flags=re.MULTILINE))
     for row in re.findall(r"^\| (`.+`) \(\d+\) \|", readme, flags=re.MULTILINE):
         found |= set(re.findall(r"`([^`]+)`", row)) - {"..."}
     return found
