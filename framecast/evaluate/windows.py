@@ -162,7 +162,8 @@ def _make(protocol: Protocol, folder: Path) -> str:
     if frames <= SETS[protocol.set].frames:
         return f"make it: framecast data simulate {protocol.set} {folder}"
     name = folder if folder.name.endswith(f"-{frames}") else folder.with_name(f"{folder.name}-{frames}")
-    return f"make it with longer clips: framecast data simulate {protocol.set} {name} --frames {frames} (--data {name})"
+    made = f"framecast data simulate {protocol.set} {name} --frames {frames}"
+    return f"make it with longer clips, {made}, and give --data {name}"
 
 
 def _open_set(protocol: Protocol, folder: Path) -> tuple[Path, list[Listed]]:

@@ -161,7 +161,7 @@ def test_axis_of_ratios_leaves_out_what_explodes(judged, monkeypatch):
 
 def test_clips_that_are_too_short_are_told_how_to_make_longer(tmp_path):
     plan = Plan(rules=protocol("smoke-lbm-200"), data=write_flows(tmp_path / "flows", frames=16))
-    with pytest.raises(ValueError, match=r"16 frames, too few .* vortex32 \S*flows-204 --frames 204 \(--data"):
+    with pytest.raises(ValueError, match=r"16 frames, too few .* --frames 204, and give --data \S*flows-204"):
         evaluate(plan, Computed(baseline("persistence")))
 
 
