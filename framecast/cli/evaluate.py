@@ -366,11 +366,11 @@ def _samplers(args: argparse.Namespace, console: Console) -> int:
     if not hasattr(model.system.options, "sampler"):
         raise ValueError(f"{model.name} has no sampler, so there is nothing to compare: name a diffusion model.")
     case = chosen.cases[0]
-    cut = windows(chosen, case, chosen.paired, args.data or Path("data") / chosen.set)
     out = args.out or Path("out") / f"samplers-{model.name}"
     task = [i in case.known for i in range(case.frames)]
     for one in asked:  # what the model cannot do is refused before anything is drawn
         model.system.plan(task, model.options({"sampler": one.sampler, "steps": one.steps}))
+    cut = windows(chosen, case, chosen.paired, args.data or Path("data") / chosen.set)
     console.note(
         f"{cost(asked)} sampler steps of one sample each (for every frame anew where frames are drawn one by one); "
         f"output: {out}, where a stopped study goes on"
