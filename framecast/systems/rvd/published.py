@@ -200,7 +200,7 @@ def bouncing32() -> RVDExperiment:
 
 
 def tiny32() -> RVDExperiment:
-    """Any real video at 32x32 in colour: half an hour on two cores. Ours, not published."""
+    """Real video at 32x32 in colour, to begin with: ten minutes on two cores. Ours, not published."""
     flows = vortex32()
     return replace(
         flows,
