@@ -80,6 +80,8 @@ class Stage(ABC):
     clip_frames: int  # frames of a training clip
     min_frames: int  # shortest clip it can learn from; shorter clips of at least this length arrive padded, see `valid`
     needs: tuple[str, ...] = ()  # parts that must be trained before
+    keeps: bool = False  # examples depend on the clip alone, without chance: the trainer makes them once and keeps them
+    notes: tuple[str, ...] = ()  # what its user should know before training begins, a sentence each
 
     @abstractmethod
     def groups(self) -> dict[str, Group]:
@@ -92,6 +94,10 @@ class Stage(ABC):
     def turn(self, step: int) -> str:
         """The one group that learns in this optimiser step, in all its micro-batches."""
         return next(iter(self.groups()))
+
+    def sound(self) -> dict[str, tuple[float, float]]:
+        """By group, the range its loss keeps to in sound training; a run that stays out of it is stopped."""
+        return {}
 
     def start(self, clips: Video, rng: Draws) -> None:
         """Called once before step 0 with a first batch; what it computes must be buffers of the modules."""

@@ -16,7 +16,7 @@ from framecast.data.video_file import write_video
 from framecast.experiment import VideoSpec, to_plain, to_yaml
 from framecast.metrics.c3d import C3D
 from framecast.metrics.i3d import I3D
-from framecast.metrics.lpips import LPIPS
+from framecast.nn.perceptual import LPIPS
 from tests.evaluate.flows import write_flows
 from tests.evaluate.results import write_result
 from tests.tiny import rvd

@@ -16,6 +16,16 @@ import numpy as np
 
 from framecast.experiment import DataConfig, EmaConfig, Experiment, OptimiserConfig, StageConfig
 from framecast.systems import SYSTEMS, Entry
+from framecast.systems.pvdm.config import (
+    AutoencoderConfig,
+    AutoencoderStageConfig,
+    DenoiserConfig,
+    PVDMConfig,
+    PVDMExperiment,
+    PVDMSampling,
+    PVDMStages,
+)
+from framecast.systems.pvdm.config import DiffusionStageConfig as LatentStageConfig
 from framecast.systems.ramvid.config import (
     DiffusionStageConfig,
     RaMViDConfig,
@@ -63,7 +73,30 @@ def rvd() -> RVDExperiment:
     )
 
 
-TINY: dict[str, Callable[[], Any]] = {"toy": toy, "ramvid": ramvid, "rvd": rvd}
+def pvdm() -> PVDMExperiment:
+    """Clips of four frames in planes of 2x2 and 4x2 places; both phases of the autoencoder, cached latents."""
+    judged = OptimiserConfig(lr=1e-4)
+    return PVDMExperiment(
+        data=DATA,
+        model=PVDMConfig(
+            autoencoder=AutoencoderConfig(
+                width=16, patch=4, depth=1, heads=2, head_width=8, expansion=2,
+                plane_depth=1, plane_heads=2, plane_head_width=8, plane_hidden=16,
+            ),
+            denoiser=DenoiserConfig(width=8, multipliers=(1, 2), res_blocks=1, attention=(2,), heads=2, groups=4),
+        ),
+        stages=PVDMStages(
+            autoencoder=AutoencoderStageConfig(
+                **quick(lr=5e-3, clip_frames=4), adversarial_weight=0.01, matching_weight=0.1, adversarial_from=6,
+                discriminator_width=2, discriminator_optimiser=judged,
+            ),
+            diffusion=LatentStageConfig(**quick(lr=5e-3, clip_frames=4), draw="clip", cache=True),
+        ),
+        sample=PVDMSampling(steps="3/2"),
+    )  # fmt: skip
+
+
+TINY: dict[str, Callable[[], Any]] = {"toy": toy, "ramvid": ramvid, "rvd": rvd, "pvdm": pvdm}
 
 
 def quick(*, lr: float, clip_frames: int) -> dict[str, Any]:

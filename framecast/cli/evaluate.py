@@ -265,7 +265,7 @@ def _networks(args: argparse.Namespace, rules: Protocol) -> Networks:
 
         c3d = load_c3d(args.c3d, mean=args.c3d_mean).to(where)
     if args.lpips is not None:
-        from framecast.metrics.lpips import load_lpips
+        from framecast.nn.perceptual import load_lpips
 
         lpips = load_lpips(rules.lpips, args.lpips).to(where)
     return Networks(i3d, c3d, lpips)

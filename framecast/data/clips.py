@@ -83,12 +83,17 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: too many files break.
         """
-        number = self._order(position)
+        number = self.number(position)
         rng = torch.Generator().manual_seed(mix("clip", self.seed, position))
         down, right, mirror = torch.rand(3, generator=rng).tolist()
         if self.split == "validation" or self.config.crop == "center":
             down, right = 0.5, 0.5
         return self._load(number, crop=(down, right), mirror=self._flips and mirror < 0.5)
+
+    def number(self, position: int) -> int:
+        """Number of the window at a position, from 0 to windows - 1: each epoch walks its own permutation."""
+        epoch, place = divmod(int(position), self.windows)
+        return int(_permutation(mix("epoch", self.seed, epoch), self.windows)[place])
 
     def uncached(self) -> ClipStream:
         """The same stream, which keeps no file decoded: for a look at few clips."""
@@ -109,7 +114,7 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
 
     def window(self, position: int) -> Window:
         """Where the clip at a position comes from (before any replacement of a broken file)."""
-        part, frames, valid = self._cut(self._order(position))
+        part, frames, valid = self._cut(self.number(position))
         return Window(part.listed.path, tuple(int(f) for f in frames), valid)
 
     def few_clips(self, batch: int, *, stage: str) -> str | None:
@@ -126,11 +131,6 @@ class ClipStream(Dataset[tuple[Tensor, Tensor]]):
     @property
     def _flips(self) -> bool:
         return self.config.flip and self.split == "train"
-
-    def _order(self, position: int) -> int:
-        """Number of the window at a position: each epoch walks its own permutation."""
-        epoch, place = divmod(int(position), self.windows)
-        return int(_permutation(mix("epoch", self.seed, epoch), self.windows)[place])
 
     def _cut(self, number: int) -> tuple[Part, np.ndarray, int]:
         """File, source frames and count of real frames of window `number`."""

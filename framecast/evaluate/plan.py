@@ -19,7 +19,7 @@ from framecast.evaluate.windows import Windows, windows
 from framecast.experiment import SampleOptions, VideoSpec, to_plain
 from framecast.generate import Model
 from framecast.metrics.features import FeatureNetwork
-from framecast.metrics.lpips import LPIPS
+from framecast.nn.perceptual import LPIPS
 from framecast.task import UnsupportedTask
 
 _log = logging.getLogger(__name__)

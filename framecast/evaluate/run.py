@@ -35,7 +35,7 @@ from framecast.evaluate.terms import Case
 from framecast.evaluate.windows import Windows
 from framecast.metrics.field import motion_amount
 from framecast.metrics.forecast import eight_bit
-from framecast.metrics.lpips import LPIPS
+from framecast.nn.perceptual import LPIPS
 from framecast.task import UnsupportedTask
 from framecast.video import Clip
 

@@ -20,7 +20,7 @@ from framecast.evaluate.late import LATE, late
 from framecast.metrics.ensemble import best_of, diversity, mode_coverage, ranks, spread_skill
 from framecast.metrics.forecast import crps_by_frame, eight_bit
 from framecast.metrics.image import psnr, psnr_clip, ssim
-from framecast.metrics.lpips import LPIPS
+from framecast.nn.perceptual import LPIPS
 from framecast.video import Clip
 
 Better = Literal["lower", "higher", "none"]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from framecast.assets import sha256
 from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.resize import resize
-from framecast.metrics.weight_file import read_weights, try_script
+from framecast.nn.weight_file import read_weights, try_script
 
 CLASSES, FRAMES, SIDE = 101, 16, 112
 _MEANT = "C3D (UCF-101)"

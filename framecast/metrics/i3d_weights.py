@@ -18,7 +18,7 @@ from framecast.assets import sha256
 from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.i3d import CLASSES, I3D, SHORTEST, SIDE
 from framecast.metrics.resize import resize, short_side_crop
-from framecast.metrics.weight_file import read_weights, try_script
+from framecast.nn.weight_file import read_weights, try_script
 
 Resize = Literal["straight", "tf1", "short_side"]
 RESIZES = ("straight", "tf1", "short_side")

@@ -36,6 +36,13 @@ SYSTEMS: dict[str, Entry] = {
         weights="framecast.systems.rvd.weights:read_checkpoint",
         tasks=("predict", "score"),
     ),
+    "pvdm": Entry(
+        system="framecast.systems.pvdm.pvdm:PVDM",
+        experiment="framecast.systems.pvdm.config:PVDMExperiment",
+        presets="framecast.systems.pvdm.published:PRESETS",
+        weights="framecast.systems.pvdm.weights:read_checkpoint",
+        tasks=("predict", "generate", "reconstruct"),
+    ),
 }
 
 

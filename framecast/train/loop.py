@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from framecast.data.clips import loader
 from framecast.devices import Fabric
 from framecast.draws import draws, mix
 from framecast.experiment import StageConfig
+from framecast.train.examples import Examples, open_examples
 from framecast.train.optim import Learner
 from framecast.train.plan import Job
+from framecast.train.sound import PATIENCE
 from framecast.train.state import TrainState
 from framecast.video import Video
 
@@ -31,7 +31,7 @@ VALIDATION_CLIPS, PREVIEW_CLIPS = 16, 4
 
 
 class Diverged(ValueError):
-    """The loss or a gradient is not a finite number any more."""
+    """The loss or a gradient is not a finite number any more, or left the range of sound training for good."""
 
 
 class Reporter(Protocol):
@@ -51,22 +51,26 @@ def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, a
         Whether the end was reached. A checkpoint of the last step has been written either way.
 
     Raises:
-        Diverged: a loss or gradient that is not finite; the weights of that step are never written.
+        Diverged: a loss or gradient that is not finite, or a group whose loss stayed out of the range of sound training
+            (`Stage.sound`); the weights of that step are never written.
     """
     stage, settings = job.stage, job.settings
     places = _places(settings, fabric, first=state.step)
     held = _held(job, fabric)
-    with closing(loader(job.train, places, workers=job.experiment.data.workers)) as batches:
+    workers = job.experiment.data.workers
+    with open_examples(stage, job.train, fabric, places, workers=workers) as source:
         for step in range(state.step, settings.max_steps):
             began = time.perf_counter()
             turn = stage.turn(step)
             learner = state.learners[turn]
             rate = learner.take_turn(state.learners, step, max_steps=settings.max_steps)
-            told = _gradients(job, fabric, learner, batches, step=step, turn=turn)
+            told = _gradients(job, fabric, learner, source, step=step, turn=turn)
             values = _agree(fabric, {**told, "stop": float(asked())})
             stop = values.pop("stop") > 0
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
                 raise Diverged(_diverged(values, step, job, report.last))
+            if state.soundness.tick(turn, values["loss"], step=step):
+                raise Diverged(_astray(state, turn, values["loss"], report.last))
             learner.update()
             after = stage.after_step(step, draws(mix("after", _noise(job), step), range(1), fabric.device, step=step))
             for name in learner.modules.keys() & state.average.modules.keys():
@@ -94,16 +98,15 @@ def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, a
 
 
 def _gradients(
-    job: Job, fabric: Fabric, learner: Learner, batches: Iterator[tuple[Video, Tensor]], *, step: int, turn: str
+    job: Job, fabric: Fabric, learner: Learner, source: Examples, *, step: int, turn: str
 ) -> dict[str, Tensor]:
     """Forward and backward over all micro-batches of a step; loss, its terms and the norm of the clipped gradient."""
     settings, noise, told = job.settings, _noise(job), dict[str, Tensor]()
     for micro in range(settings.accumulate):
-        clips, valid = fabric.to_device(next(batches))
-        rng = draws(noise, _rows(settings, step, micro, fabric), fabric.device, step=step)
+        rows = _rows(settings, step, micro, fabric)
+        rng = draws(noise, rows, fabric.device, step=step)
         torch.manual_seed(mix("global", noise, step, fabric.global_rank, micro))
-        with torch.no_grad(), fabric.autocast():
-            examples = job.stage.examples(clips, valid, rng)
+        examples = source.of(rows, rng)
         with fabric.no_backward_sync(learner.objective, enabled=micro + 1 < settings.accumulate):
             loss, terms = learner.objective(examples, step, turn, rng)
             fabric.backward(loss / settings.accumulate)
@@ -146,6 +149,16 @@ def _diverged(values: Mapping[str, float], step: int, job: Job, last: Path | Non
     return (
         f"training diverged at step {step} ({', '.join(terms)}). {where}; lower "
         f"stages.{job.stage_name}.optimiser.lr (now {job.settings.optimiser.lr:g}) or raise warmup_steps."
+    )
+
+
+def _astray(state: TrainState, turn: str, loss: float, last: Path | None) -> str:
+    low, high = state.soundness.ranges[turn]
+    good = last.with_name(name) if last and (name := state.sound_checkpoint()) else None
+    where = f"The last good checkpoint is {good}" if good else "No checkpoint had been written before"
+    return (
+        f"training diverged: the loss of the {turn} has been outside {low:g} to {high:g} for {PATIENCE} of their "
+        f"steps, since step {state.soundness.since} (now {loss:.3g}). {where}."
     )
 
 

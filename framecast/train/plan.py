@@ -184,6 +184,11 @@ def prepare(
         experiment.data, clip_frames=part.clip_frames, min_frames=part.min_frames,
         seed=mix("clips", settings.seed), progress=progress,
     )  # fmt: skip
+    if part.keeps and (experiment.data.flip or experiment.data.crop != "center"):
+        raise ValueError(
+            f"stages.{name} keeps what it makes of every clip, so clips must be cut alike every time: set data.flip to "
+            "false and data.crop to center, or let the stage keep nothing (cache: false)."
+        )
     train.clip(0)  # readable, not only listed
     if source is None:
         system.video = dataclasses.replace(train.video, clip_frames=system.video.clip_frames)
@@ -367,7 +372,7 @@ def _plan(job: Job) -> Plan:
     averaged = sum(p.numel() for m in job.trained.values() for p in m.parameters()) if job.settings.ema.decay else 0
     resting = [*job.system.parts().values(), *job.stage.frozen().values()]
     frozen = {id(p): p.numel() for m in resting for p in m.parameters() if id(p) not in learning}
-    notes = [*job.train.notes]
+    notes = [*job.stage.notes, *job.train.notes]
     if few := job.train.few_clips(job.settings.batch, stage=job.stage_name):
         notes.append(few)
     first = 0

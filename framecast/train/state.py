@@ -25,6 +25,7 @@ from framecast.train.ema import Average
 from framecast.train.log import Means
 from framecast.train.optim import Learner
 from framecast.train.plan import STATE, Job, counters
+from framecast.train.sound import Soundness
 
 
 class TrainState:
@@ -37,6 +38,7 @@ class TrainState:
         self.step = 0  # optimiser steps done
         self.seconds = 0.0  # spent on them
         self.means = Means()
+        self.soundness = Soundness(job.stage.sound())
         self.written: list[str] = []  # checkpoints of this run, oldest first
         self._seen: dict[str, Any] | None = None  # what the training clips look like; the same in every checkpoint
         job.system.requires_grad_(False).eval().to(fabric.device)
@@ -99,6 +101,7 @@ class TrainState:
                 "seconds": self.seconds,
                 "updates": {name: learner.updates for name, learner in self.learners.items()},
                 "means": self.means.state,
+                "astray": self.soundness.state,
                 "written": written,
             }
             (fresh / f"{STATE}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -125,9 +128,18 @@ class TrainState:
         )
         return {**job.carried, **dict.fromkeys(job.trained, fresh)}
 
+    def sound_checkpoint(self) -> str | None:
+        """Name of this run's newest checkpoint from before its training left the range it should keep to."""
+        since = self.soundness.since
+        sound = [name for name in self.written if since is None or int(name.removeprefix("step_")) <= since]
+        return sound[-1] if sound else None
+
     def _prune(self, job: Job, run: Path) -> None:
         """Remove the oldest checkpoints that this run wrote, and in them only the files it wrote."""
-        surplus, self.written = self.written[: -job.settings.keep], self.written[-job.settings.keep :]
+        kept = self.written[-job.settings.keep :]
+        if (good := self.sound_checkpoint()) and good not in kept:
+            kept = [good, *kept]
+        surplus, self.written = [name for name in self.written if name not in kept], kept
         for name in surplus:
             folder = run / "checkpoints" / name
             ours = [CONFIG, CARD, f"{STATE}.json", f"{STATE}.safetensors"]
@@ -156,6 +168,7 @@ class TrainState:
             self.average.load(name, load_tensors(file), where=str(file))
         self.step, self.seconds = told["step"], told["seconds"]
         self.means.state = {name: list(pair) for name, pair in told["means"].items()}
+        self.soundness.state = told.get("astray", {})
         self.written = [name for name in told["written"] if (checkpoint.parent / name).is_dir()]
 
 

@@ -18,7 +18,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "PIL": "data/image_file.py",
     "lightning": "devices.py",
     "lightning_fabric": "devices.py",
-    "safetensors": ("checkpoint.py", "metrics/weight_file.py"),
+    "safetensors": ("checkpoint.py", "nn/weight_file.py"),
     "huggingface_hub": "checkpoint.py",
     "jsonargparse": "cli/parsing.py",
     "rich": "cli/console.py",

@@ -24,7 +24,7 @@ from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.hash_fill import fill
 from framecast.metrics.i3d import I3D
 from framecast.metrics.i3d_weights import Preprocessed
-from framecast.metrics.lpips import LPIPS
+from framecast.nn.perceptual import LPIPS
 from framecast.systems.rvd.config import RVDConfig, RVDSampling
 from framecast.task import UnsupportedTask
 from tests.evaluate.flows import write_flows

@@ -8,7 +8,7 @@ import torch
 
 from framecast.metrics import lpips
 from framecast.metrics.hash_fill import filled, uniform
-from framecast.metrics.lpips import LPIPS, load_lpips
+from framecast.nn.perceptual import LPIPS, load_lpips
 
 # made by this code after it agreed with the reference implementation to 1e-15: distances of the pictures below
 FIGURES = {"alex": [0.0, 0.849343987, 1.150151812], "vgg": [0.0, 0.669794529, 0.860700478]}

@@ -10,7 +10,7 @@ from torch import Tensor
 from framecast.metrics.forecast import crps, crps_by_frame, crps_maps
 from framecast.metrics.hash_fill import filled, uniform
 from framecast.metrics.image import psnr, psnr_clip, ssim
-from framecast.metrics.lpips import LPIPS, load_lpips
+from framecast.nn.perceptual import LPIPS, load_lpips
 from tests.parity.walk import FORWARD, error, folders
 
 CLOSED, BYTES, DOUBLE = 1e-12, 1e-6, 1e-9  # float64; float32 sums of 8-bit values; float64 networks

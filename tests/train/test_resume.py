@@ -133,6 +133,8 @@ def test_two_processes_equal_one_up_to_rounding(system, tmp_path):
     # dropout depends on the process, so equality is claimed without it only
     if hasattr(experiment.model, "dropout"):
         experiment = replace(experiment, model=replace(experiment.model, dropout=0.0))
+    # Adam divides by the root of second moments: where those are tiny, rounding would become a whole step
+    experiment = change(experiment, optimiser=OptimiserConfig(lr=5e-3, eps=1e-2))
     one = run(experiment, out=tmp_path / "one", device="cpu")
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     (tmp_path / "two.py").write_text(TWO)
@@ -145,8 +147,7 @@ def test_two_processes_equal_one_up_to_rounding(system, tmp_path):
     assert done.stderr == ""
     ours = tensors_of(tmp_path / "two" / "checkpoints" / "step_00000004")
     for name, value in tensors_of(one.checkpoint).items():
-        # Adam divides by the root of tiny second moments, so rounding of a gradient shows in the size of a step
-        torch.testing.assert_close(ours[name], value, atol=2e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(ours[name], value, atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.slow

@@ -126,6 +126,12 @@ class Autoencoder(nn.Module):
         self.to_pixels = nn.ConvTranspose2d(config.width, channels, config.patch, stride=config.patch)
 
     @property
+    def places(self) -> int:
+        """Length of the flat latent."""
+        height, width = self.grid
+        return height * width + self.frames * (height + width)
+
+    @property
     def checkpointing(self) -> bool:
         """Whether layers are computed a second time in the backward pass in place of being kept."""
         return self.encoder.checkpointing

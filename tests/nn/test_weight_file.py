@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from framecast.metrics.weight_file import read_weights
+from framecast.nn.weight_file import read_weights
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(7)}
 

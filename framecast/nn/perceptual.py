@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from framecast.assets import sha256
-from framecast.metrics.weight_file import read_weights
+from framecast.nn.weight_file import read_weights
 
 Net = Literal["alex", "vgg"]
 
