@@ -117,6 +117,11 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     @property
+    def shortest(self) -> int:
+        """Least height and width in pixels of pictures that it can compare."""
+        return _BACKBONES[self.net].shortest
+
+    @property
     def sha256(self) -> str:
         """Of the backbone's file; empty where none was loaded."""
         return self.files.get("backbone", "")
@@ -186,10 +191,9 @@ class LPIPS(nn.Module):
             raise ValueError(f"pictures of shape {tuple(a.shape)} cannot be compared with {tuple(b.shape)} one by one.")
         if a.dtype != torch.uint8 or b.dtype != torch.uint8 or a.shape[1] not in (1, 3):
             raise ValueError(f"LPIPS takes 8-bit pictures of 1 or 3 channels; these are {a.dtype} with {a.shape[1]}.")
-        shortest = _BACKBONES[self.net].shortest
-        if min(a.shape[-2:]) < shortest:
+        if min(a.shape[-2:]) < self.shortest:
             raise ValueError(
-                f"LPIPS ({self.net}) needs pictures of {shortest} x {shortest} pixels at least; these are "
+                f"LPIPS ({self.net}) needs pictures of {self.shortest} x {self.shortest} pixels at least; these are "
                 f"{a.shape[-2]} x {a.shape[-1]}."
             )
 

@@ -6,36 +6,20 @@ import importlib.util
 import pytest
 import torch
 
-from framecast.metrics import lpips
-from framecast.metrics.hash_fill import filled, uniform
+from framecast.metrics.hash_fill import uniform
+from framecast.nn import perceptual
 from framecast.nn.perceptual import LPIPS, load_lpips
+from tests.nn.formula_lpips import WIDTHS, backbone, write_files
 
 # made by this code after it agreed with the reference implementation to 1e-15: distances of the pictures below
 FIGURES = {"alex": [0.0, 0.849343987, 1.150151812], "vgg": [0.0, 0.669794529, 0.860700478]}
-WIDTHS = {"alex": [64, 192, 384, 256, 256], "vgg": [64, 128, 256, 512, 512]}
-
-
-def backbone(net):
-    """Formula weights as torchvision names them, with a classifier that is not used."""
-    with torch.device("meta"):
-        shapes = {name: tuple(p.shape) for name, p in LPIPS(net).features.state_dict(prefix="features.").items()}
-    return {name: filled(name, shape) for name, shape in shapes.items()} | {"classifier.1.weight": torch.zeros(4, 4)}
-
-
-def lins(net):
-    told = {f"lin{k}": width for k, width in enumerate(WIDTHS[net])}
-    return {
-        f"{name}.model.1.weight": torch.from_numpy((uniform(f"{name}.{net}", width) + 1) / 2).reshape(1, -1, 1, 1)
-        for name, width in told.items()
-    }
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lpips")
     for net in ("alex", "vgg"):
-        torch.save(backbone(net), folder / f"{net}.pth")
-        torch.save(lins(net), folder / f"{net}-lin.pth")
+        write_files(folder, net)
     return folder
 
 
@@ -73,7 +57,7 @@ def test_grey_pictures_are_repeated(alex):
 def test_one_truth_serves_many_samples_and_batches_change_nothing(alex, monkeypatch):
     samples, truth = pictures(7, 1, 32, 32), pictures(2, 1, 32, 32)[:1]
     one_by_one = torch.cat([alex.distance(s[None], truth) for s in samples])
-    monkeypatch.setattr(lpips, "_AT_ONCE", 3 * 32 * 32)
+    monkeypatch.setattr(perceptual, "_AT_ONCE", 3 * 32 * 32)
     torch.testing.assert_close(alex.distance(samples, truth), one_by_one, rtol=1e-5, atol=0)
     repeated = truth.expand(7, -1, -1, -1)
     torch.testing.assert_close(alex.distance(samples, repeated), one_by_one, rtol=1e-5, atol=0)
@@ -140,6 +124,7 @@ def test_pictures_that_leave_no_features_are_refused(alex):
 @pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16)])
 def test_the_smallest_pictures_have_features(net, side):
     network = LPIPS(net)
+    assert network.shortest == side
     assert network.features_of(torch.zeros(1, 3, side, side))[-1].shape[-2:] == (1, 1)
     with pytest.raises(RuntimeError, match="too small"):
         network.features_of(torch.zeros(1, 3, side - 1, side))
@@ -206,11 +191,11 @@ def test_lin_weights_of_another_net_are_refused(files):
 
 
 def test_torchmetrics_that_is_missing_or_changed_is_told(files, monkeypatch, tmp_path):
-    monkeypatch.setattr(lpips, "find_spec", lambda name: None)
+    monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install framecast\[metrics\]"):
         load_lpips("alex", files / "alex.pth")
     spec = importlib.util.spec_from_file_location("torchmetrics", tmp_path / "__init__.py")
-    monkeypatch.setattr(lpips, "find_spec", lambda name: spec)
+    monkeypatch.setattr(perceptual, "find_spec", lambda name: spec)
     with pytest.raises(ValueError, match="is not the published file of LPIPS"):
         load_lpips("alex", files / "alex.pth")
 
