@@ -23,7 +23,6 @@ from framecast.experiment import StageConfig
 from framecast.train.examples import Examples, open_examples
 from framecast.train.optim import Learner
 from framecast.train.plan import Job
-from framecast.train.sound import PATIENCE
 from framecast.train.state import TrainState
 from framecast.video import Video
 
@@ -68,9 +67,9 @@ def optimise(job: Job, fabric: Fabric, state: TrainState, *, report: Reporter, a
             values = _agree(fabric, {**told, "stop": float(asked())})
             stop = values.pop("stop") > 0
             if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                raise Diverged(_diverged(values, step, job, report.last))
+                raise Diverged(_diverged(values, step, job, _good(state, report)))
             if state.soundness.tick(turn, values["loss"], step=step):
-                raise Diverged(_astray(state, turn, values["loss"], report.last))
+                raise Diverged(_astray(state, turn, values["loss"], _good(state, report)))
             learner.update()
             after = stage.after_step(step, draws(mix("after", _noise(job), step), range(1), fabric.device, step=step))
             for name in learner.modules.keys() & state.average.modules.keys():
@@ -143,22 +142,27 @@ def _agree(fabric: Fabric, values: Mapping[str, Tensor | float]) -> dict[str, fl
     return dict(zip(names, means.tolist()))
 
 
-def _diverged(values: Mapping[str, float], step: int, job: Job, last: Path | None) -> str:
+def _good(state: TrainState, report: Reporter) -> Path | None:
+    """The newest checkpoint whose training was sound."""
+    name = state.sound_checkpoint()
+    return report.last.with_name(name) if report.last and name else None
+
+
+def _diverged(values: Mapping[str, float], step: int, job: Job, good: Path | None) -> str:
     terms = [f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value)]
-    where = f"The last good checkpoint is {last}" if last else "No checkpoint had been written"
+    where = f"The last good checkpoint is {good}" if good else "No checkpoint had been written"
     return (
         f"training diverged at step {step} ({', '.join(terms)}). {where}; lower "
         f"stages.{job.stage_name}.optimiser.lr (now {job.settings.optimiser.lr:g}) or raise warmup_steps."
     )
 
 
-def _astray(state: TrainState, turn: str, loss: float, last: Path | None) -> str:
-    low, high = state.soundness.ranges[turn]
-    good = last.with_name(name) if last and (name := state.sound_checkpoint()) else None
+def _astray(state: TrainState, turn: str, loss: float, good: Path | None) -> str:
+    (low, high), (turns, first) = state.soundness.ranges[turn], state.soundness.state[turn]
     where = f"The last good checkpoint is {good}" if good else "No checkpoint had been written before"
     return (
-        f"training diverged: the loss of the {turn} has been outside {low:g} to {high:g} for {PATIENCE} of their "
-        f"steps, since step {state.soundness.since} (now {loss:.3g}). {where}."
+        f"training diverged: the loss of the {turn} has been outside {low:g} to {high:g} for {turns} of their steps in "
+        f"a row, since step {first} (now {loss:.3g}). {where}; use that, or train on from it with lower learning rates."
     )
 
 

@@ -129,9 +129,12 @@ class TrainState:
         return {**job.carried, **dict.fromkeys(job.trained, fresh)}
 
     def sound_checkpoint(self) -> str | None:
-        """Name of this run's newest checkpoint from before its training left the range it should keep to."""
+        """Name of this run's newest checkpoint from before its training left the range it should keep to.
+
+        The loss of step s is that of the weights after s steps, so a checkpoint of step s is not sound where s is not.
+        """
         since = self.soundness.since
-        sound = [name for name in self.written if since is None or int(name.removeprefix("step_")) <= since]
+        sound = [name for name in self.written if since is None or int(name.removeprefix("step_")) < since]
         return sound[-1] if sound else None
 
     def _prune(self, job: Job, run: Path) -> None:

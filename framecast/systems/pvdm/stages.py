@@ -240,9 +240,8 @@ class DiffusionStage(Stage):
         """Target and condition out of the latents of both halves of a clip."""
         before, after, paired = examples["before"], examples["after"], examples["paired"]
         told = self._told(paired, rng)
-        second = told | (
-            rng.uniform((len(told),)).to(told.device) < 0.5
-        )  # any window: first or second half of some clip
+        # without a condition, either half: of all windows of the clip, those whose latents are there
+        second = told | (rng.uniform((len(told),)).to(told.device) < 0.5)
         target = torch.where(_of_rows(second, after), after, before)
         return target, torch.where(_of_rows(told, before), before, 0.0)
 
@@ -271,4 +270,9 @@ def _perceptual(
             f"the loss has no LPIPS: {settings.vgg} is neither a file here nor in {assets.dir}; put VGG-16 as "
             "torchvision has it there, or name it with stages.autoencoder.vgg.",
         )
-    return load_lpips("vgg", path, Path(settings.lin).expanduser() if settings.lin else None), ()
+    network = load_lpips("vgg", path, Path(settings.lin).expanduser() if settings.lin else None)
+    height, width = autoencoder.size
+    if min(height, width) < network.shortest:
+        least = f"{network.shortest}x{network.shortest}"
+        return None, (f"frames are {width}x{height} pixels, so the loss has no LPIPS, which needs {least} at least.",)
+    return network, ()
