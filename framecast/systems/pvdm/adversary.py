@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the autoencoder's second phase learns against: patch discriminators of frames and of clips, and their losses.
 
-Paper section 3.1 says GAN loss and no more; layers, the hinge and feature matching are those of the official code.
+The text at hand names no discriminator; layers, the hinge and feature matching are those of the official code.
 Hidden here: batch norm whose moments are those of the rows on all processes.
 """
 

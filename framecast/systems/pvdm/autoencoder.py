@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PVDM's autoencoder: a clip to three latent planes and back.
 
-Paper section 3.1 and figure 3; sizes, the rotary tables and what is read out of the projections are those of the
+Paper section 3.2 and figure 2; sizes, the rotary tables and what is read out of the projections are those of the
 official code. Hidden here: tokens are held as (T, B H W, width), frames first, so that attention over frames, over the
 places of a frame and along any line works on views, and batches need no other form than single clips.
 """
@@ -96,7 +96,7 @@ class Autoencoder(nn.Module):
     Raises:
         ValueError: settings or a size that no such network can be built for.
 
-    Source: section 3.1; parameters as in the official code.
+    Source: section 3.2; parameters as in the official code.
 
     Example:
         >>> config = AutoencoderConfig(width=8, patch=4, depth=1, heads=1, head_width=8, plane_depth=1)
@@ -250,7 +250,7 @@ class Projection(nn.Module):
         config: sizes of its layers.
         length: of a line.
 
-    Source: section 3.1, "2D-projected latents".
+    Source: section 3.2, the projections of its fifth display.
     """
 
     checkpointing: bool = False

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PVDM's latent denoiser: one 2D U-Net that all three planes share, with attention across planes after every block.
 
-Paper section 3.3; sizes and orders are those of the official code. Hidden here: how planes are computed. Between blocks
+Paper section 3.2; sizes and orders are those of the official code. Hidden here: how planes are computed. Between blocks
 the state is one sequence of tokens of all planes, (B, L, C); a block folds it into images, those of equal size stacked
 as rows of one batch (for square videos two passes of convolutions in place of three), which changes no result since
 normalisation runs over a row. Inside, axes are B, C, H, W with channels last in memory.
@@ -56,7 +56,7 @@ class Denoiser(nn.Module):
     Raises:
         ValueError: settings no such network can be built with, or planes that it cannot halve as often as it must.
 
-    Source: paper section 3.3; official code `models/ddpm/unet.py`.
+    Source: paper section 3.2; official code `models/ddpm/unet.py`.
 
     Example:
         >>> config = DenoiserConfig(width=8, multipliers=(1, 2), attention=(1,), heads=2, groups=4, res_blocks=1)

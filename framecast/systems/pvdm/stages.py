@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How PVDM's two networks learn: the autoencoder in two phases, the denoiser on latents alone and in pairs.
 
-Paper sections 3.1 and 3.3; schedules, weights and what discriminators see are those of the official code.
+Paper sections 3.2 and 3.3; schedules, weights and what discriminators see are those of the official code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AutoencoderStage(Stage):
     Raises:
         ValueError: settings that contradict each other, or a file that is not VGG-16's.
 
-    Source: section 3.1; official code `losses/perceptual.py`, `tools/trainer.py`.
+    Source: section 3.2; official code `losses/perceptual.py`, `tools/trainer.py`.
     """
 
     def __init__(self, autoencoder: Autoencoder, settings: AutoencoderStageConfig, assets: Assets):
@@ -147,7 +147,7 @@ class DiffusionStage(Stage):
     Raises:
         ValueError: settings that contradict each other or the networks.
 
-    Source: section 3.3, Eq. 6 and the objective of joint training; who is conditional: official code `losses/ddpm.py`.
+    Source: section 3.3, the seventh display; who is conditional: official code `losses/ddpm.py`.
     """
 
     needs = ("autoencoder",)
