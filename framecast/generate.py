@@ -7,7 +7,9 @@ units, draws samples in chunks and returns a `Forecast`, which can be saved.
 
 from __future__ import annotations
 
+import math
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from framecast.video import Clip, Video, from_video, to_video
 
 __all__ = ["Forecast", "Model", "Score", "complete", "free_folder", "plan", "stream"]
 
+IN_MEMORY = 2**26  # bytes of drawn frames that are held in memory; more go to a file in the folder of temporary ones
 Progress = Callable[[int, int], None]  # network calls done, network calls in all
 
 
@@ -439,15 +442,17 @@ class Model:
         device = self.system.device
         start, windows = to_video(given).to(device), plan(self.system, task, options)
         chunks = [range(i, min(i + batch, samples)) for i in range(0, samples, batch)]
-        began, drawn = time.perf_counter(), []
+        video = _room((samples, len(task), *given.frames.shape[1:]), given.frames.dtype)
+        began = time.perf_counter()
         calls = sum(self.system.calls(window, options) for window in windows)
         with _watched(self.system, progress, total=calls * len(chunks)):
             for rows in chunks:
                 rng = draws(seed, rows, device)
                 many = start.expand(len(rows), -1, -1, -1, -1)
-                blocks = stream(self.system, many, task, rng=rng, options=options)
-                drawn.append(torch.cat([from_video(block, given).cpu() for block in blocks], dim=1))
-        video = torch.cat(drawn)
+                at = 0
+                for block in stream(self.system, many, task, rng=rng, options=options):
+                    video[rows.start : rows.stop, at : at + block.shape[1]] = from_video(block, given)
+                    at += block.shape[1]
         if options.given == "exact":
             # the clip's own bits, not a trip to float and back
             video[:, list(task.known)] = given.frames
@@ -475,6 +480,16 @@ class Model:
             "device": str(self.system.device),
             "versions": {"framecast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Where drawn frames go: memory, or where they are many a file without a name, so that long videos need none."""
+    numbers = math.prod(shape)
+    if numbers * dtype.itemsize <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(numbers * dtype.itemsize)
+        return torch.from_file(file.name, shared=True, size=numbers, dtype=dtype).view(shape)
 
 
 def _small_preset(system: str) -> str:

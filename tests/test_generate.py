@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -398,3 +399,13 @@ def test_save_writes_what_it_returns_and_never_twice(tmp_path):
     assert json.loads((tmp_path / "out" / "result.json").read_text())["scores"]["frames"] == [4, 5, 6, 7]
     with pytest.raises(ValueError, match="out-2 is free"):
         result.save(tmp_path / "out")
+
+
+def test_many_frames_go_to_a_file_and_come_out_the_same(monkeypatch, tmp_path):
+    wanted = Model(Filler()).predict(a_clip(), 20, samples=3, context=4, seed=4).video
+    monkeypatch.setattr("framecast.generate.IN_MEMORY", 0)
+    forecast = Model(Filler()).predict(a_clip(), 20, samples=3, context=4, seed=4, batch=2)
+    assert torch.equal(forecast.video, wanted)
+    forecast.save(tmp_path / "out")
+    kept = np.load(tmp_path / "out" / "samples.npz")["frames"]
+    assert torch.equal(torch.from_numpy(kept), wanted)

@@ -8,7 +8,7 @@ Green edge: a given frame. Red edge: a made one (the colours of the figures in S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ _PAPER, _INK = 255, 40
 _SIDE = 128  # pixels; smaller videos are enlarged until their short side has so many
 _FONT = 14  # pixels
 _GAP = 4  # pixels between cells
+_BLOCK = 16  # frames of a long clip shown at a time
 # dark blue, light blue, white, light red, dark red, evenly spaced from the lowest value to the highest
 _DIVERGING = np.array([[20, 50, 120], [110, 165, 215], [248, 248, 248], [230, 140, 110], [130, 15, 35]], np.float32)
 
@@ -94,18 +95,18 @@ def strip(
     total = max(len(row.clip) for row in rows)
     if frames is None:
         frames = _columns(rows, total, min(columns, total))
-    cells = [_cells(row, plain=plain) for row in rows]
-    height, width = cells[0].shape[-2:]
+    cells = [_chosen(row, frames, plain=plain) for row in rows]
+    height, width = next(picture.shape[-2:] for row in cells for picture in row.values())
     left = max(_text(row.label).shape[1] for row in rows) + 2 * _GAP
     top = _text("0").shape[0] + _GAP
     sheet = _sheet(top + len(rows) * (height + _GAP), left + len(frames) * (width + _GAP))
     for column, index in enumerate(frames):
         x = left + column * (width + _GAP)
         _write(sheet, str(index), y=0, x=x)
-        for line, frame_cells in enumerate(cells):
-            if 0 <= index < len(frame_cells):
+        for line, pictures in enumerate(cells):
+            if index in pictures:
                 y = top + line * (height + _GAP)
-                sheet[:, y : y + height, x : x + width] = frame_cells[index]
+                sheet[:, y : y + height, x : x + width] = pictures[index]
     for line, row in enumerate(rows):
         _write(sheet, row.label, y=top + line * (height + _GAP) + height // 2 - _FONT // 2, x=_GAP)
     return sheet
@@ -162,12 +163,40 @@ def save_view(path: Path | str, clip: Clip, *, comment: str, overwrite: bool = F
     return image_file.write_animation(path, frames, clip.fps, comment=comment, overwrite=overwrite)
 
 
+def save_framed(
+    path: Path | str, clip: Clip, known: Sequence[bool] | None = None, *, plain: bool = False, comment: str
+) -> Path:
+    """Write a clip as `framed` shows it and `save_view` writes it; of an .mp4 only a few frames are held at once.
+
+    Args:
+        path: where to.
+        clip: any clip.
+        known: for every frame, True where it was given; None: no edges.
+        plain: leave the edges out.
+        comment: see `save_view`.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        return save_view(path, framed(clip, known, plain=plain), comment=comment)
+    starts = range(0, len(clip), _BLOCK)
+    blocks = (framed(clip[i : i + _BLOCK], known[i : i + _BLOCK] if known else None, plain=plain) for i in starts)
+    shown = (block.frames for block in blocks)
+    return video_file.write_video(path, shown, clip.fps, comment=comment)
+
+
 def _check(rows: Sequence[Row]) -> None:
     if not rows:
         raise ValueError("a picture needs at least one video.")
     sizes = {tuple(row.clip.frames.shape[-2:]) for row in rows}
     if len(sizes) > 1:
         raise ValueError(f"videos in one picture need one size, got {sorted(sizes)}.")
+
+
+def _chosen(row: Row, frames: Sequence[int], *, plain: bool) -> dict[int, Tensor]:
+    """Those of the frames that the row has, as they are shown, by index."""
+    at = [i for i in dict.fromkeys(frames) if 0 <= i < len(row.clip)]
+    known = [row.known[i] for i in at] if row.known is not None else None
+    few = Row(row.label, replace(row.clip, frames=row.clip.frames[at]), known)
+    return dict(zip(at, _cells(few, plain=plain), strict=True))
 
 
 def _cells(row: Row, *, plain: bool) -> Tensor:

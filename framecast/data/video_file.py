@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -39,6 +39,7 @@ _CONTAINERS = (
 )
 _TELL_ALL = ("mov,", "matroska,")  # containers whose header describes every stream; others are known by looking on
 _WORTH_A_SEEK = 4  # frames; decoding up to so many unwanted ones costs less than another seek
+_BLOCK = 16  # frames written at a time
 _CONVERTERS = 32  # that a thread keeps at most
 _BT601 = 6  # code of the SMPTE 170M matrix (ITU-T H.273, table 4)
 
@@ -166,7 +167,7 @@ def open_video(path: Path | str, *, stream: int | None = None) -> VideoFile:
 
 def write_video(
     path: Path | str,
-    frames: Tensor,
+    frames: Tensor | Iterable[Tensor],
     fps: float | None,
     *,
     comment: str,
@@ -180,7 +181,7 @@ def write_video(
 
     Args:
         path: ends in .mp4.
-        frames: (T, C, H, W) uint8 with 1 or 3 channels.
+        frames: (T, C, H, W) uint8 with 1 or 3 channels, or such blocks in order, of which one is held.
         fps: frames per second; None where the source has no time; see `view_rate`.
         comment: says that the video is generated, and by which model; kept in the file.
         title: kept in the file, too.
@@ -193,15 +194,15 @@ def write_video(
         ValueError: frames of another kind.
     """
     path = Path(path)
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] not in (1, 3) or not len(frames):
+    blocks = iter(frames.split(_BLOCK) if isinstance(frames, Tensor) else frames)
+    first = next(blocks, torch.zeros(0))
+    if first.dtype != torch.uint8 or first.ndim != 4 or first.shape[1] not in (1, 3) or not len(first):
         raise ValueError(
-            f"a video is written from uint8 frames (T, 1 or 3, H, W), got {frames.dtype} {tuple(frames.shape)}."
+            f"a video is written from uint8 frames (T, 1 or 3, H, W), got {first.dtype} {tuple(first.shape)}."
         )
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"{path}: videos are written as .mp4; name the file so.")
-    pixels = frames.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-    _, height, width, _ = pixels.shape
-    pixels = np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    height, width = first.shape[-2:]
     rate = Fraction(view_rate(fps)).limit_denominator(1001)  # 29.97… is 30000 / 1001
     with (
         new_file(path, overwrite=overwrite) as temporary,
@@ -212,12 +213,14 @@ def write_video(
         if key_every is not None:
             options |= {"g": str(key_every), "sc_threshold": "0"}
         track = container.add_stream("libx264", rate=rate, options=options)
-        track.height, track.width = pixels.shape[1:3]
+        track.height, track.width = height + height % 2, width + width % 2
         track.pix_fmt, track.codec_context.thread_count = "yuv420p", 1
         track.codec_context.colorspace = _BT601  # what the conversion from RGB uses; untagged, players guess by size
-        for picture in pixels:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            container.mux(track.encode(frame))
+        for block in itertools.chain([first], blocks):
+            pixels = block.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+            for picture in np.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge"):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                container.mux(track.encode(frame))
         container.mux(track.encode(None))
     return path
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from framecast.data.clip_file import read_clip
 from framecast.data.image_file import write_image
-from framecast.data.media import Row, _columns, framed, grid, save_view, strip, viewable
+from framecast.data.media import Row, _columns, framed, grid, save_framed, save_view, strip, viewable
 from framecast.video import Clip
 
 GREEN, RED, PAPER = (30, 160, 60), (210, 45, 45), (255, 255, 255)
@@ -148,3 +148,13 @@ def test_saved_video_names_its_maker(tmp_path):
 def test_videos_slower_than_anybody_watches_are_shown_at_ten_frames_a_second(tmp_path, suffix, fps):
     path = save_view(tmp_path / f"a.{suffix}", clip(fps=fps), comment="generated")
     assert read_clip(path).fps == pytest.approx(10)
+
+
+def test_a_long_clip_is_written_block_by_block_as_it_is_at_once(tmp_path):
+    frames = (6 * torch.arange(40, dtype=torch.uint8)).view(40, 1, 1, 1).expand(40, 3, 15, 20)
+    long, known = Clip(frames, 8.0), [i < 17 for i in range(40)]
+    save_view(tmp_path / "whole.mp4", framed(long, known), comment="x")
+    save_framed(tmp_path / "parts.mp4", long, known, comment="x")
+    whole, parts = (read_clip(tmp_path / name).frames for name in ("whole.mp4", "parts.mp4"))
+    assert whole.shape == parts.shape and len(parts) == 40
+    assert (whole.int() - parts.int()).abs().max() <= 12  # the encoder does not repeat itself bit for bit
