@@ -26,10 +26,12 @@ _SPELT = {"ema": "averaged weights (ema)", "raw": "the weights as the optimiser 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a file of another program holds, in the words of one of our systems."""
+    """What a file of another program holds, in the words of one of our systems: what one training has left."""
 
     config: Any  # the system's model settings
     parts: Mapping[str, Mapping[str, Tensor]]  # part -> name -> float32 weight
+    stage: str  # of the system, which trains these parts
+    needs: tuple[str, ...] = ()  # parts they were trained on top of, which other files hold
     step: int | None  # optimiser steps it has seen; None: the file does not tell
     weights: Kind
 
@@ -105,7 +107,8 @@ def weights_by_name(
     odd = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
     if odd is not None or not content:
         raise ValueError(
-            f"{where} does not hold weights by name ({'empty' if odd is None else f'{odd!r} is no tensor'})."
+            f"{where} does not hold weights by name ({'empty' if odd is None else f'{odd!r} is no tensor'}): give "
+            f"{meant}."
         )
     check_kind(kind, wanted=weights, where=where)
     state = {str(key): value.detach().contiguous() for key, value in content.items()}
@@ -127,6 +130,27 @@ def check_channels(found: int, *, wanted: int, where: str) -> None:
             f"{where} is for clips of {found} channel{'s' if found > 1 else ''}, the experiment has {wanted}: "
             f"set data.channels to {found}."
         )
+
+
+def shape_of(state: Mapping[str, Tensor], name: str, *, axes: int, network: str, where: str) -> tuple[int, ...]:
+    """The shape of a tensor that tells settings.
+
+    Args:
+        state: tensors by official name.
+        name: which.
+        axes: how many it has.
+        network: whose weights are expected, for messages.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: there is none of this name, with so many axes, with anything in it.
+    """
+    if name not in state:
+        raise ValueError(f"{where} has no tensor {name}: these are not the weights of {network}.")
+    found = tuple(state[name].shape)
+    if len(found) != axes or 0 in found:
+        raise ValueError(f"{where}: {name} has shape {found}: these are not the weights of {network}.")
+    return found
 
 
 def check_names(state: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], *, where: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from framecast.experiment import size_of, to_plain
 from framecast.systems import entry, preset, resolve
 
 if TYPE_CHECKING:
-    from framecast.checkpoint import ModelInfo
-    from framecast.foreign import Checkpoint
+    from torch import nn
+
+    from framecast.checkpoint import ModelInfo, PartInfo
+    from framecast.foreign import Checkpoint, Kind
     from framecast.system import System
 
 
@@ -98,7 +101,7 @@ def _info(args: argparse.Namespace, console: Console) -> int:
             for n, p in info.parts.items()]  # fmt: skip
     console.say(table(["part", "stage", "steps", "weights", "stored as", "sha256"], rows))
     for title, values in (("model", info.model), ("sampling", info.sample)):
-        console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
+        console.say(f"{title}: " + ", ".join(f"{key} {value}" for key, value in _flat(values).items()))
     console.say("provenance: " + "; ".join(f"{key} {in_words(value)}" for key, value in info.provenance.items()))
     console.result(_plain(info))
     return 0
@@ -124,7 +127,10 @@ INFO = Command(
 
 
 def _import_arguments(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="published checkpoint, such as ema_0.9999_250000.pt")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="published checkpoint, such as ema_0.9999_250000.pt; all "
+        "files of a model whose parts lie in several",
+    )  # fmt: skip
     parser.add_argument(
         "--preset", required=True, metavar="NAME", help="the experiment it comes from: ramvid/bair64, rvd/bair64, …"
     )
@@ -138,47 +144,138 @@ def _import_arguments(parser: Parser) -> None:
 
 def _import(args: argparse.Namespace, console: Console) -> int:
     from framecast.assets import sha256
-    from framecast.checkpoint import PartInfo, fill, free_name, save_model
+    from framecast.checkpoint import fill, free_name, save_model
 
     experiment: Any = apply_settings(preset(args.preset), args.settings)
-    found: Checkpoint = resolve(entry(experiment.system).weights)(
-        args.file, experiment=experiment, weights=args.weights
-    )
-    stage = dataclasses.fields(experiment.stages)[0].name
-    system = _imported(found, experiment, stage)
-    for name, part in system.parts().items():
-        fill(part, found.parts[name], where=str(args.file))
+    found, config = _opened(args.files, experiment, args.weights)
+    system = _imported(config, experiment)
+    modules = system.parts()
+    for file, checkpoint in found.items():
+        for name, weights in checkpoint.parts.items():
+            fill(modules[name], weights, where=str(file))
     provenance = {
-        "imported_from": args.file.name,
-        "imported_sha256": sha256(args.file),
+        "imported_from": ", ".join(file.name for file in found),
+        "imported_sha256": ", ".join(map(sha256, found)),
         "preset": " ".join([args.preset, *(f"{key}={value}" for key, value in args.settings)]),
         "source": experiment.source,
     }
-    info = PartInfo(stage=stage, step=found.step or 0, weights=found.weights)
-    out = save_model(
-        args.out or free_name(Path("models") / args.file.stem),
-        system,
-        parts=dict.fromkeys(system.parts(), info),
-        provenance=provenance,
-    )
-    _read_back(out, system, args.file)
-    tensors = sum(len(part) for part in found.parts.values())
-    parameters = sum(p.numel() for part in system.parts().values() for p in part.parameters())
-    told = "steps not told" if found.step is None else f"{found.step:,} steps"
+    target = args.out or free_name(Path("models") / args.files[0].stem)
+    parts = _part_infos(found.values())
+    out = save_model(target, system, parts=parts, provenance=provenance)
+    _read_back(out, system, list(parts), args.files)
     console.say(
-        f"{out}: {', '.join(system.parts())}; {tensors} tensors, {parameters:,} parameters ({found.weights}, {told}). "
-        "Verified: names and shapes are the network's, all values are finite, and the folder reads back equal."
+        "\n".join(f"{out}: {_told(checkpoint, modules)}" for checkpoint in found.values())
+        + " Verified: names and shapes are the network's, all values are finite, and the folder reads back equal."
     )
-    ours, theirs = to_plain(experiment.model), to_plain(found.config)
-    if unlike := [f"{key} {in_file} (not {ours[key]})" for key, in_file in theirs.items() if in_file != ours[key]]:
-        console.say(f"read from the file, unlike {args.preset}: " + ", ".join(unlike))
-    console.say(f"next: framecast predict {out} CLIP")
-    numbers = {"tensors": tensors, "parameters": parameters, "step": found.step, "weights": found.weights}
-    console.result({"out": str(out), **numbers, **provenance})
+    ours, theirs = _flat(to_plain(experiment.model)), _flat(to_plain(config))
+    unlike = {key: value for key, value in theirs.items() if value != ours[key]}
+    if unlike:
+        told = ", ".join(f"{key} {value} (not {ours[key]})" for key, value in unlike.items())
+        console.say(f"read from the file, unlike {args.preset}: {told}")
+    console.say(f"next: {_after_import(args, experiment, out, system, found.values(), unlike)}")
+    console.result({"out": str(out), **_numbers(system, found.values()), **provenance})
     return 0
 
 
-def _imported(found: Checkpoint, experiment: Any, stage: str) -> System:
+def _opened(files: list[Path], experiment: Any, weights: Kind | None) -> tuple[dict[Path, Checkpoint], Any]:
+    """What each file holds, and the model settings that all of them tell.
+
+    Raises:
+        ValueError: a file that is no checkpoint of the system, or two that hold the same part.
+    """
+    read = resolve(entry(experiment.system).weights)
+    found: dict[Path, Checkpoint] = {}
+    for file in files:
+        checkpoint: Checkpoint = read(file, experiment=experiment, weights=weights)
+        for other, earlier in found.items():
+            if same := [name for name in checkpoint.parts if name in earlier.parts]:
+                raise ValueError(f"{other} and {file} both hold the part {same[0]}: give one of them.")
+        found[file] = checkpoint
+        experiment = dataclasses.replace(experiment, model=checkpoint.config)
+    return found, experiment.model
+
+
+def _part_infos(found: Collection[Checkpoint]) -> dict[str, PartInfo]:
+    """Where every part that was found comes from."""
+    from framecast.checkpoint import PartInfo
+
+    there = {name for checkpoint in found for name in checkpoint.parts}
+    return {
+        name: PartInfo(
+            stage=checkpoint.stage,
+            step=checkpoint.step or 0,
+            weights=checkpoint.weights,
+            needs={need: "" for need in checkpoint.needs if need in there},
+        )
+        for checkpoint in found
+        for name in checkpoint.parts
+    }
+
+
+def _told(found: Checkpoint, modules: Mapping[str, nn.Module]) -> str:
+    """What one file held."""
+    count = sum(p.numel() for name in found.parts for p in modules[name].parameters())
+    steps = "steps not told" if found.step is None else f"{found.step:,} steps"
+    tensors = sum(map(len, found.parts.values()))
+    return f"{', '.join(found.parts)}; {tensors} tensors, {count:,} parameters ({found.weights}, {steps})."
+
+
+def _numbers(system: System, found: Collection[Checkpoint]) -> dict[str, Any]:
+    """Counts over all files; steps and kind of weights where they are one file's."""
+    parts = {name: part for checkpoint in found for name, part in checkpoint.parts.items()}
+    modules = system.parts()
+    steps, kinds = {checkpoint.step for checkpoint in found}, {checkpoint.weights for checkpoint in found}
+    return {
+        "tensors": sum(map(len, parts.values())),
+        "parameters": sum(p.numel() for name in parts for p in modules[name].parameters()),
+        "parts": list(parts),
+        "missing": [name for name in modules if name not in parts],
+        "step": steps.pop() if len(steps) == 1 else None,
+        "weights": kinds.pop() if len(kinds) == 1 else None,
+    }
+
+
+def _after_import(
+    args: argparse.Namespace,
+    experiment: Any,
+    out: Path,
+    system: System,
+    found: Collection[Checkpoint],
+    unlike: Mapping[str, Any],
+) -> str:
+    """What a folder is good for, and how it gets what it lacks."""
+    from framecast.checkpoint import in_words
+
+    there = {name for checkpoint in found for name in checkpoint.parts}
+    missing = [name for name in system.parts() if name not in there]
+    if not missing:
+        return f"framecast predict {out} CLIP"
+    words = "".join(f" --{key}={value}" for key, value in args.settings)
+    if below := [need for checkpoint in found for need in checkpoint.needs if need not in there]:
+        files = " ".join(map(str, args.files))
+        return (
+            f"give the file of {below[0]} too, without which {' and '.join(there)} draws nothing: framecast models "
+            f"import {files} FILE --preset {args.preset}{words}"
+        )
+    stages = [field.name for field in dataclasses.fields(experiment.stages)]
+    left = [name for name in stages if name not in {checkpoint.stage for checkpoint in found}]
+    words += "".join(f" --model.{key}={in_words(value).replace('/', ',')}" for key, value in unlike.items())
+    train = f"framecast train {args.preset} --data DIR --stage {left[0]} --from {out}{words}"
+    # what has a codec trains it first
+    can = f"framecast reconstruct {out} CLIP; " if system.codec is not None and stages[0] not in left else ""
+    return f"{can}to draw, import the file of {' and '.join(missing)} with this one, or train it: {train}"
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in plain.items():
+        inside = _flat(value) if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): one for name, one in inside.items()}
+    return found
+
+
+def _imported(config: Any, experiment: Any) -> System:
     """A system of the settings that were found, for the clips of the experiment.
 
     Raises:
@@ -189,35 +286,38 @@ def _imported(found: Checkpoint, experiment: Any, stage: str) -> System:
     from framecast.task import UnsupportedTask
 
     height, width = size_of(experiment.data.size)
+    first = dataclasses.fields(experiment.stages)[0].name
     video = VideoSpec(
         channels=experiment.data.channels,
         height=height,
         width=width,
-        clip_frames=getattr(experiment.stages, stage).clip_frames,
+        clip_frames=getattr(experiment.stages, first).clip_frames,
         fps=experiment.data.fps,
     )
-    system = build_system(experiment.system, to_plain(found.config), video, to_plain(experiment.sample))
+    system = build_system(experiment.system, to_plain(config), video, to_plain(experiment.sample))
     with contextlib.suppress(UnsupportedTask):  # sampling options that the model found cannot use are refused
         system.plan((True,) + (False,) * (video.clip_frames - 1), system.options)
     return system
 
 
-def _read_back(out: Path, system: System, file: Path) -> None:
-    """Raise ValueError unless the folder holds every value of the system."""
+def _read_back(out: Path, system: System, parts: list[str], files: list[Path]) -> None:
+    """Raise ValueError unless the folder holds every value of these parts of the system."""
     from framecast.checkpoint import load_system
 
-    again = load_system(out).parts()
-    for name, part in system.parts().items():
+    again, own = load_system(out, require=parts).parts(), system.parts()
+    for name in parts:
         state = again[name].state_dict()
-        if not all(bool((state[key] == value).all()) for key, value in part.state_dict().items()):
-            raise ValueError(f"{out}: the weights read back differ from those of {file}; the disk may be damaged.")
+        if not all(bool((state[key] == value).all()) for key, value in own[name].state_dict().items()):
+            given = " and ".join(map(str, files))
+            raise ValueError(f"{out}: the weights read back differ from those of {given}; the disk may be damaged.")
 
 
 IMPORT = Command(
     about="Convert a published checkpoint to a model folder. Only tensors are read from the file, nothing in it is "
-    "run; names and shapes are checked against the network.",
+    "run; names and shapes are checked against the network. Where a model's parts lie in several files, give all.",
     example="framecast models import ema_0.9999_250000.pt --preset ramvid/bair64 --out models/bair-ramvid\n"
-    "framecast models import resnet-adam-noise-l1-city-d64-t1600-residual-alFalse_0.pt --preset rvd/cityscapes128",
+    "framecast models import resnet-adam-noise-l1-city-d64-t1600-residual-alFalse_0.pt --preset rvd/cityscapes128\n"
+    "framecast models import ucf101_autoencoder.pth ucf101_ema_model.pth --preset pvdm/ucf101-256-l",
     arguments=_import_arguments,
     run=_import,
     settings=("data", "model", "stages", "sample"),

@@ -16,7 +16,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from framecast.foreign import check_names
+from framecast.foreign import check_names, shape_of
 from framecast.systems.pvdm.adversary import Discriminator
 from framecast.systems.pvdm.autoencoder import PLANES, Autoencoder
 from framecast.systems.pvdm.config import AutoencoderConfig
@@ -73,12 +73,7 @@ def infer_autoencoder(
     """
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        if name not in state:
-            raise ValueError(f"{where} has no tensor {name}: these are not the weights of a PVDM autoencoder.")
-        found = tuple(state[name].shape)
-        if len(found) != axes or 0 in found:
-            raise ValueError(f"{where}: {name} has shape {found}: these are not the weights of a PVDM autoencoder.")
-        return found
+        return shape_of(state, name, axes=axes, network="a PVDM autoencoder", where=where)
 
     def depth(layers: str) -> int:
         return next(n for n in count() if not any(name.startswith(f"{layers}.{n}.") for name in state))

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from framecast.foreign import check_names
+from framecast.foreign import check_names, shape_of
 from framecast.systems.pvdm.config import DenoiserConfig
 from framecast.systems.pvdm.denoiser import Denoiser
 
@@ -76,12 +76,10 @@ def infer(state: Mapping[str, Tensor], *, base: DenoiserConfig, where: str) -> t
     """
     state = unwrapped(state)
 
-    def rows(name: str, axis: int = 0) -> int:
-        if name not in state or state[name].ndim <= axis:
-            raise ValueError(f"{where} has no tensor {name}: these are not the weights of a PVDM denoiser.")
-        return state[name].shape[axis]
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        return shape_of(state, name, axes=axes, network="a PVDM denoiser", where=where)
 
-    width, channels = rows("time_embed.0.weight", 1), rows("out.2.weight")
+    width, channels = shape("time_embed.0.weight", 2)[1], shape("out.2.weight", 4)[0]
     # all but the last level end their way up with what doubles the planes: a later residual block or a convolution
     doubled = {
         found[1] for name in state if (found := re.match(r"output_blocks\.(\d+)\.[1-9]\.(in_layers|conv)", name))
@@ -89,17 +87,17 @@ def infer(state: Mapping[str, Tensor], *, base: DenoiserConfig, where: str) -> t
     levels, blocks = 1 + len(doubled), len({n.split(".")[1] for n in state if n.startswith("output_blocks.")})
     per_level = blocks // levels  # residual blocks, and on the way down the halving, which the last level lacks
     first = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]
-    out = rows("input_blocks.1.0.out_layers.0.weight")
+    out = shape("input_blocks.1.0.out_layers.0.weight", 1)[0]
     convolves = any(name.startswith("input_blocks.") and name.endswith(".0.op.weight") for name in state)
     resample: Literal["residual", "convolution"] = "convolution" if convolves else "residual"
     config = replace(
         base,
         width=width,
-        multipliers=tuple(rows(f"{name}.0.out_layers.0.weight") // width for name in first),
+        multipliers=tuple(shape(f"{name}.0.out_layers.0.weight", 1)[0] // width for name in first),
         res_blocks=per_level - 1,
         attention=tuple(2**level for level, name in enumerate(first) if f"{name}.1.qkv.weight" in state),
-        scale_shift=rows("input_blocks.1.0.emb_layers.1.weight") == 2 * out,
+        scale_shift=shape("input_blocks.1.0.emb_layers.1.weight", 2)[0] == 2 * out,
         resample=resample if levels > 1 else base.resample,
-        conditional=rows("input_blocks.0.0.weight", 1) == 2 * channels,
+        conditional=shape("input_blocks.0.0.weight", 4)[1] == 2 * channels,
     )
     return config, channels

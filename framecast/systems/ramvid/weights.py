@@ -58,7 +58,13 @@ def read_checkpoint(path: Path, *, experiment: RaMViDExperiment, weights: Kind |
     check_channels(channels, wanted=experiment.data.channels, where=where)
     verify(state, config, channels=channels, where=where)
     part = {name: tensor.to(torch.float32) for name, tensor in state.items()}
-    return Checkpoint(config=config, parts={"diffusion": part}, step=step, weights=kind or named or weights or "raw")
+    return Checkpoint(
+        config=config,
+        parts={"diffusion": part},
+        stage="diffusion",
+        step=step,
+        weights=kind or named or weights or "raw",
+    )
 
 
 def infer(state: Mapping[str, Tensor], *, base: RaMViDConfig, where: str) -> RaMViDConfig:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from framecast.diffusion.schedule import Schedule, named
-from framecast.foreign import Checkpoint, Kind, check_channels, check_names, read_file, weights_by_name
+from framecast.foreign import Checkpoint, Kind, check_channels, check_names, read_file, shape_of, weights_by_name
 from framecast.systems.rvd.config import RVDConfig, RVDExperiment
 from framecast.systems.rvd.network import ContextNetwork, Denoiser, TransformNetwork, validate
 
@@ -101,7 +101,7 @@ def read_checkpoint(path: Path, *, experiment: RVDExperiment, weights: Kind | No
         }
         for part, network in _networks(config, channels=channels).items()
     }
-    return Checkpoint(config=config, parts=parts, step=step, weights=kind or weights or "raw")
+    return Checkpoint(config=config, parts=parts, stage="forecast", step=step, weights=kind or weights or "raw")
 
 
 def infer(state: Mapping[str, Tensor], *, base: RVDConfig, where: str) -> tuple[RVDConfig, int]:
@@ -117,12 +117,7 @@ def infer(state: Mapping[str, Tensor], *, base: RVDConfig, where: str) -> tuple[
     """
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
-        if name not in state:
-            raise ValueError(f"{where} has no tensor {name}: these are not the weights of an RVD model.")
-        found = tuple(state[name].shape)
-        if len(found) != axes or 0 in found:
-            raise ValueError(f"{where}: {name} has shape {found}: these are not the weights of an RVD model.")
-        return found
+        return shape_of(state, name, axes=axes, network="an RVD model", where=where)
 
     def multipliers(network: str) -> tuple[int, ...]:
         first = "{}.downs.{}.0.block1.block.0.weight".format
