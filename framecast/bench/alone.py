@@ -13,6 +13,7 @@ from typing import Any
 import framecast
 from framecast.systems import resolve
 
+_FULL = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory object")  # torch, C++, oneDNN
 _KILLED = "its process was ended by signal {signal}; where that is 9, the machine had no memory left for it."
 
 
@@ -65,7 +66,7 @@ def _answer(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
     except (MemoryError, RuntimeError) as error:
         # of the GPU, of Python, of the processor, where torch has no class for it
         full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        if not full and "DefaultCPUAllocator" not in str(error):
+        if not full and not any(word in str(error) for word in _FULL):
             raise
         name = target.partition(":")[2]
         return {"refused": f"{name}: there is no memory left for it; take a smaller --preset, or another --device."}

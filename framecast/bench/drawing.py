@@ -9,17 +9,18 @@ no part of it. That holds for every system whose options have `steps`. All in fl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 import framecast
 from framecast.bench.measure import Memory, Timed, beside_matmul, facts, operations, settle, timed
-from framecast.bench.network import fresh
+from framecast.bench.network import Changes, untrained
 from framecast.checkpoint import bundled
 from framecast.devices import pick_device
 from framecast.draws import draws
@@ -29,19 +30,25 @@ from framecast.system import System
 from framecast.task import Task
 from framecast.video import Video
 
-DEFAULT_MODEL = "vortex-ramvid"
+DEFAULT_MODEL, CODEC_MODEL = "vortex-ramvid", "vortex-pvdm"  # what is measured when nothing is named
 _SHORTEST = 2  # steps in which no step is both the first and the last
 
 
 def sampling(
-    *, preset: str | None, model: str | None, steps: str | None, device: str, repeats: int
+    *,
+    preset: str | None,
+    model: str | None,
+    steps: str | None,
+    device: str,
+    repeats: int,
+    changes: Changes = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """A prediction as long as the model makes it by itself, one sample."""
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, torch.float32):
         memory = Memory(where)
-        name, drawing = _model(preset, model, where)
-        system, options = drawing.system, _options(drawing, steps)
+        name, drawing = _model(preset, model, where, changes)
+        system, options = drawing.system, options_of(drawing, steps)
         context = system.context
         horizon = system.horizon(context)
         work = partial(_drawn, system, options, rows=1, context=context, horizon=horizon)
@@ -53,7 +60,15 @@ def sampling(
     return [row | facts(where)]
 
 
-def denoise(*, preset: str | None, model: str | None, futures: int, device: str, repeats: int) -> list[dict[str, Any]]:
+def denoise(
+    *,
+    preset: str | None,
+    model: str | None,
+    futures: int,
+    device: str,
+    repeats: int,
+    changes: Changes = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """One step of the model's sampler for so many futures at once.
 
     Raises:
@@ -62,7 +77,7 @@ def denoise(*, preset: str | None, model: str | None, futures: int, device: str,
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, torch.float32):
         memory = Memory(where)
-        name, drawing = _model(preset, model, where)
+        name, drawing = _model(preset, model, where, changes)
         system = drawing.system
         one = partial(_steps, drawing, rows=futures)
         counts, calls = [], []
@@ -85,13 +100,20 @@ def denoise(*, preset: str | None, model: str | None, futures: int, device: str,
 
 
 def horizon(
-    *, preset: str | None, model: str | None, steps: str | None, frames: int, device: str, repeats: int
+    *,
+    preset: str | None,
+    model: str | None,
+    steps: str | None,
+    frames: int,
+    device: str,
+    repeats: int,
+    changes: Changes = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """So many frames drawn one window after another and thrown away: time, and memory that must not grow with them."""
     where = pick_device(device)
     memory = Memory(where)
-    name, drawing = _model(preset, model, where)
-    system, options = drawing.system, _options(drawing, steps)
+    name, drawing = _model(preset, model, where, changes)
+    system, options = drawing.system, options_of(drawing, steps)
     context = system.context
 
     def work() -> None:
@@ -105,9 +127,54 @@ def horizon(
     return [row | facts(where)]
 
 
+def encode(
+    *, preset: str | None, model: str | None, device: str, repeats: int, changes: Changes = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """One clip of the model's length to its code.
+
+    Raises:
+        ValueError: a model without a codec.
+    """
+    return [_coding("encode", preset, model, pick_device(device), repeats, changes)]
+
+
+def decode(
+    *, preset: str | None, model: str | None, device: str, repeats: int, changes: Changes = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """One code to the clip of the model's length.
+
+    Raises:
+        ValueError: a model without a codec.
+    """
+    return [_coding("decode", preset, model, pick_device(device), repeats, changes)]
+
+
+def _coding(
+    verb: str, preset: str | None, model: str | None, where: torch.device, repeats: int, changes: Changes
+) -> dict[str, Any]:
+    row = dict[str, Any]()
+    with beside_matmul(row, where, torch.float32), torch.no_grad():
+        memory = Memory(where)
+        name, coding = _model(preset, model, where, changes, CODEC_MODEL)
+        codec, v = coding.system.codec, coding.video
+        if codec is None:
+            raise ValueError(
+                f"{name} has no encoder and decoder, so there is nothing to measure: name a model that reconstructs."
+            )
+        clip = _given(coding.system, 1, v.clip_frames)
+        work: Callable[[], object] = partial(codec.encode, clip)
+        if verb == "decode":
+            work = partial(codec.decode, codec.encode(clip))
+        row["operations"] = operations(work)  # warms up, too
+        row |= {**timed(work, repeats=repeats, device=where).plain(), **memory.plain()}
+    row |= {"what": verb, "case": f"{name}: {v.clip_frames} frames of {v.width}×{v.height}×{v.channels}, float32"}
+    row |= {"rate": v.clip_frames / row["seconds"], "rate_unit": "frames/s"}
+    return row | facts(where)
+
+
 def _steps(model: Model, steps: int, *, rows: int) -> None:
     """One frame, or the window that it takes, by so many steps."""
-    _drawn(model.system, _options(model, str(steps)), rows=rows, context=model.context, horizon=1)
+    _drawn(model.system, options_of(model, str(steps)), rows=rows, context=model.context, horizon=1)
 
 
 def _drawn(system: System, options: SampleOptions, *, rows: int, context: int, horizon: int) -> None:
@@ -125,13 +192,18 @@ def _noise(system: System, rows: int) -> Any:
 
 
 @contextmanager
-def called(system: System) -> Iterator[dict[str, list[float]]]:
-    """When each part of a system is called while the body runs, in seconds of a clock, all work before it done."""
+def called(system: System, meter: Callable[[], float] = time.perf_counter) -> Iterator[dict[str, list[float]]]:
+    """What a meter shows at each call of each part of a system while the body runs, all work before it done.
+
+    Args:
+        system: whose parts are watched.
+        meter: a clock in seconds unless told otherwise.
+    """
     at: dict[str, list[float]] = {name: [] for name in system.parts()}
 
     def note(name: str, *_: object) -> None:
         settle(system.device)
-        at[name].append(time.perf_counter())
+        at[name].append(meter())
 
     hooks = [part.register_forward_pre_hook(partial(note, name)) for name, part in system.parts().items()]
     try:
@@ -145,7 +217,7 @@ def _between(starts: list[float]) -> tuple[float, ...]:
     return tuple(after - before for before, after in pairwise(starts))
 
 
-def _options(model: Model, steps: str | None) -> SampleOptions:
+def options_of(model: Model, steps: str | None) -> SampleOptions:
     """The model's own, with other steps where they are asked for."""
     if steps is None or not hasattr(model.system.options, "steps"):
         return model.system.options
@@ -157,14 +229,20 @@ def _how(options: SampleOptions, *, steps: bool = True) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def _model(name: str | None, model: str | None, where: torch.device) -> tuple[str, Model]:
+def _model(
+    name: str | None,
+    model: str | None,
+    where: torch.device,
+    changes: Changes = MappingProxyType({}),
+    default: str = DEFAULT_MODEL,
+) -> tuple[str, Model]:
     """The model asked for, else the bundled one (or, for a preset, that network with fresh weights)."""
-    if model is None and name is None and DEFAULT_MODEL in bundled():
-        model = DEFAULT_MODEL
+    if model is None and name is None and default in bundled():
+        model = default
     if model is not None:
         loaded = framecast.load(model, device=str(where))
         if not loaded.nets:
             raise ValueError(f"{model} has no network, so there is nothing to measure: name a trained model.")
         return model, loaded
-    bench = fresh(name, device=str(where), precision="32")
+    bench = untrained(name, changes=changes)
     return f"{bench.name} (untrained)", Model(bench.system.to(where), name=bench.name)

@@ -122,10 +122,17 @@ def operations(work: Callable[[], object]) -> int:
         >>> operations(lambda: a @ a.T)
         24
     """
+    with counting() as counted:
+        work()
+    return counted()
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Count operations, as `operations` does, while the body runs; the function given tells how many there were."""
     counter = FlopCounterMode(display=False, custom_mapping=_COUNTS)
     with counter, torch.compiler.set_stance("force_eager"):
-        work()
-    return counter.get_total_flops()
+        yield counter.get_total_flops
 
 
 def _attention(q: Any, k: Any, v: Any, *rest: Any, out_shape: Any = None, **named: Any) -> int:

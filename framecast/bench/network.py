@@ -8,9 +8,11 @@ Clips are random numbers from memory: reading is measured by itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
@@ -21,7 +23,7 @@ from framecast.bench.measure import Memory, Timed, beside_matmul, facts, operati
 from framecast.data.clips import ClipStream
 from framecast.devices import Fabric, build_fabric, pick_device
 from framecast.draws import draws
-from framecast.experiment import DataConfig, Experiment, StageConfig, VideoSpec, size_of
+from framecast.experiment import DataConfig, Experiment, StageConfig, VideoSpec, from_plain, size_of, to_plain
 from framecast.system import Stage, System
 from framecast.systems import entry, preset, resolve
 from framecast.systems.ramvid.config import (
@@ -39,6 +41,7 @@ from framecast.video import Video
 
 Precision = Literal["32", "bf16"]
 _WORDS = {"32": "float32", "bf16": "bfloat16"}
+Changes = Mapping[str, Any]  # dotted key of a setting -> plain value
 _WARM_UP = 1  # untimed calls after the one in which operations are counted
 
 
@@ -56,10 +59,22 @@ def yardstick() -> RaMViDExperiment:
 
 
 @dataclass(frozen=True)
-class Fresh:
-    """A stage with fresh weights and one clip."""
+class Untrained:
+    """A network with fresh weights."""
 
     name: str
+    experiment: Any
+    stage_name: str  # whose clips it is made for
+    settings: StageConfig
+    system: System
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A stage with fresh weights and a batch of clips."""
+
+    name: str
+    stage_name: str
     experiment: Experiment
     settings: StageConfig
     system: System
@@ -70,12 +85,20 @@ class Fresh:
     def case(self) -> str:
         v = self.system.video
         size = f"{v.width}×{v.height}×{v.channels}, {self.stage.clip_frames} frames"
-        return f"{self.name}: {size}, batch 1, {_WORDS[self.settings.precision]}"
+        batch, again = self.settings.batch, ", checkpointing" if self.settings.checkpointing else ""
+        kept = ", kept examples" if self.stage.keeps else ""
+        words = f"batch {batch}, {_WORDS[self.settings.precision]}{again}{kept}"
+        return f"{self.name}, {self.stage_name}: {size}, {words}"
+
+    @property
+    def notes(self) -> dict[str, list[str]]:
+        """What the stage says of itself, for a row."""
+        return {"notes": list(self.stage.notes)} if self.stage.notes else {}
 
     def clips(self) -> tuple[Video, Tensor]:
-        v = self.system.video
-        shape = (1, self.stage.clip_frames, v.channels, v.height, v.width)
-        clip = draws(0, [0]).uniform(shape) * 2 - 1
+        v, batch = self.system.video, self.settings.batch
+        shape = (batch, self.stage.clip_frames, v.channels, v.height, v.width)
+        clip = draws(0, range(batch)).uniform(shape) * 2 - 1
         return clip, torch.ones(shape[:2], dtype=torch.bool)
 
 
@@ -90,13 +113,22 @@ def matmul(*, device: str, precision: Precision, repeats: int) -> list[dict[str,
     return [row | facts(where)]
 
 
-def forward(*, preset: str | None, device: str, precision: Precision, repeats: int) -> list[dict[str, Any]]:
+def forward(
+    *,
+    preset: str | None,
+    device: str,
+    precision: Precision,
+    repeats: int,
+    stage: str | None = None,
+    changes: Changes = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """One evaluation: the stage's loss of a clip, without gradient, in evaluation mode."""
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, _dtype(precision)):
         memory = Memory(where)
-        bench = fresh(preset, device=device, precision=precision)
-        bench.system.to(where).eval()
+        bench = fresh(preset, device=device, precision=precision, stage=stage, changes=changes)
+        for module in (bench.system, *bench.stage.frozen().values()):
+            module.to(where).eval()
         clip, valid = (tensor.to(where) for tensor in bench.clips())
 
         def work() -> None:
@@ -106,54 +138,153 @@ def forward(*, preset: str | None, device: str, precision: Precision, repeats: i
                 bench.stage.loss(examples, step=0, turn=bench.stage.turn(0), rng=rng)
             settle(where)
 
-        row |= {"what": "forward", "case": bench.case, "operations": operations(work)}
+        row |= {"what": "forward", "case": bench.case, "operations": operations(work), **bench.notes}
         for _ in range(_WARM_UP):
             work()
         row |= {**timed(work, repeats=repeats, device=where).plain(), **memory.plain()}
     return [row | facts(where)]
 
 
-def step(*, preset: str | None, device: str, precision: Precision, repeats: int) -> list[dict[str, Any]]:
-    """One optimiser step by the training loop: forward, backward, clipping, update, averaging of weights."""
-    where, row = pick_device(device), dict[str, Any]()
-    with beside_matmul(row, where, _dtype(precision)):
-        memory = Memory(where)
-        bench = fresh(preset, device=device, precision=precision)
-        job = _job(bench)
-        bench.fabric.launch()
-        state, clock = TrainState(job, bench.fabric), _Clock()
-        row["operations"] = operations(lambda: _train(job, state, clock, until=1))
-        _train(job, state, clock, until=1 + _WARM_UP + repeats)
-        times = Timed(tuple(clock.seconds[-repeats:]))
-        row |= {"what": "step", "case": bench.case, **times.plain(), **memory.plain()}
-    return [row | facts(where)]
+def step(
+    *,
+    preset: str | None,
+    device: str,
+    precision: Precision,
+    repeats: int,
+    stage: str | None = None,
+    changes: Changes = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """One optimiser step by the training loop: forward, backward, clipping, update, averaging of weights.
+
+    A row for the first steps of a stage; where several groups take turns later on, one for each of these, too. Where
+    examples are kept, making them is no part of a step.
+    """
+    where, rows = pick_device(device), []
+    bench: Fresh | None = fresh(preset, device=device, precision=precision, stage=stage, changes=changes)
+    assert bench is not None
+    turns = dict(taking_turns(bench))
+    period = max(1, len(turns))
+    if not turns or min(turns.values()) > _WARM_UP + repeats:
+        turns = {"": 0, **turns}
+    for turn, first in turns.items():
+        row, bench = dict[str, Any](), None  # the memory it held is free before the next one is built
+        with beside_matmul(row, where, _dtype(precision)):
+            memory = Memory(where)
+            bench = fresh(preset, device=device, precision=precision, stage=stage, changes=changes)
+            training = Training(bench, first=first)
+            counted = operations(partial(training.steps, 1))
+            if bench.stage.keeps:
+                counted = operations(partial(training.steps, 2)) - counted
+            training.seconds.clear()
+            each = period if turn else 1
+            training.state.step = first
+            training.steps(each * (_WARM_UP + repeats))
+            times = Timed(tuple(training.seconds[::each][_WARM_UP:]))
+            case = bench.case + (f", {turn} in turn" if turn else "")
+            row |= {"what": "step", "case": case, "operations": counted}
+            row |= {**times.plain(), **memory.plain(), **bench.notes}
+            del training
+        rows.append(row | facts(where))
+    return rows
 
 
-def fresh(name: str | None, *, device: str, precision: Precision) -> Fresh:
-    """The first stage of a preset (None: of the yardstick) with fresh weights, for one clip."""
-    experiment = cast(Any, yardstick() if name is None else preset(name))
-    stage_name, settings = stage_settings(experiment, None)
-    settings = dataclasses.replace(settings, batch=1, accumulate=1, precision=precision, preview_every=None, seed=0)
+def taking_turns(bench: Fresh) -> Iterator[tuple[str, int]]:
+    """Each group and a step in which it learns, from where on all groups of the stage take turns."""
+    groups, last = len(bench.stage.groups()), bench.settings.max_steps
+    start = bench.stage.turn(0)
+    other = next((step for step in range(last) if bench.stage.turn(step) != start), None)
+    if other is not None:
+        for step in range(other, other + groups):
+            yield bench.stage.turn(step), step
+
+
+def untrained(name: str | None, *, stage: str | None = None, changes: Changes = MappingProxyType({})) -> Untrained:
+    """The network of a preset (None: the yardstick) with fresh weights.
+
+    Args:
+        name: of the preset.
+        stage: whose clips it is made for; None: the first.
+        changes: settings by dotted key, in place of the preset's.
+
+    Raises:
+        ValueError: no network can be built so.
+    """
+    experiment = changed(cast(Any, yardstick() if name is None else preset(name)), changes)
+    stage_name, settings = stage_settings(experiment, stage)
     height, width = size_of(experiment.data.size)
     video = VideoSpec(channels=experiment.data.channels, height=height, width=width, clip_frames=settings.clip_frames)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         system = resolve(entry(experiment.system).system)(experiment.model, video, experiment.sample)
-    stage = system.stage(stage_name, settings, Assets(cache_dir() / "assets"))
+    return Untrained(_named(name or "yardstick", changes), experiment, stage_name, settings, system)
+
+
+def fresh(
+    name: str | None,
+    *,
+    device: str,
+    precision: Precision,
+    stage: str | None = None,
+    batch: int = 1,
+    changes: Changes = MappingProxyType({}),
+) -> Fresh:
+    """A stage of a preset with fresh weights; other arguments are those of `untrained`.
+
+    Args:
+        name: of the preset.
+        device: where it trains.
+        precision: of its arithmetic.
+        stage: None: the first.
+        batch: clips of a step, all at once.
+        changes: settings by dotted key, in place of the preset's.
+    """
+    built = untrained(name, stage=stage, changes=changes)
+    settings = dataclasses.replace(
+        built.settings, batch=batch, accumulate=1, precision=precision, preview_every=None, seed=0
+    )
+    part = built.system.stage(built.stage_name, settings, Assets(cache_dir() / "assets"))
     fabric = build_fabric(device=device, precision=settings.precision)
-    return Fresh(name or "yardstick", experiment, settings, system, stage, fabric)
+    return Fresh(built.name, built.stage_name, built.experiment, settings, built.system, part, fabric)
+
+
+def changed(experiment: Any, changes: Changes) -> Any:
+    """An experiment with other values at these dotted keys.
+
+    Example:
+        >>> changed(yardstick(), {"data.size": 32, "stages.diffusion.checkpointing": True}).data.size
+        32
+
+    Raises:
+        ValueError: no such setting, or not a value for it.
+    """
+    plain = to_plain(experiment)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        inner = plain
+        for word in path:
+            inner = inner.get(word, {})
+        inner[last] = value
+    return from_plain(type(experiment), plain) if changes else experiment
+
+
+def _named(name: str, changes: Changes) -> str:
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
 
 
 @dataclass
 class _Clips:
-    """The same clip again and again, as the training loop asks for clips."""
+    """The same clips again and again, as the training loop asks for clips."""
 
     clip: Video
     valid: Tensor
     borrowed: bool = True  # nothing is held out, so the loop validates nothing
 
     def batch(self, positions: Iterable[int]) -> tuple[Video, Tensor]:
-        return self.clip, self.valid
+        rows = [position % len(self.clip) for position in positions]
+        return self.clip[rows], self.valid[rows]
+
+    def number(self, position: int) -> int:
+        return position % len(self.clip)
 
 
 @dataclass
@@ -172,21 +303,37 @@ class _Clock:
     def preview(self, state: TrainState, clips: Video, made: Video) -> None: ...
 
 
-def _job(bench: Fresh) -> Job:
-    """What the training loop needs, without files."""
-    clips = cast(ClipStream, _Clips(*bench.clips()))
-    compiled = compiles(bench.settings.compile, device=bench.fabric.device, max_steps=bench.settings.max_steps)
-    experiment = dataclasses.replace(bench.experiment, data=dataclasses.replace(bench.experiment.data, workers=0))
-    return Job(
-        experiment=experiment, settings=bench.settings, stage_name=stage_settings(experiment, None)[0],
-        system=bench.system, stage=bench.stage, train=clips, held=clips, carried={}, fabric=bench.fabric,
-        compile=compiled, checkpoint=None, dir=None, plan=None,  # type: ignore[arg-type]
-    )  # fmt: skip
+class Training:
+    """The training loop, one optimiser step at a time.
 
+    Args:
+        bench: which stage; its networks are put on its device.
+        first: number of the first step.
+    """
 
-def _train(job: Job, state: TrainState, clock: _Clock, *, until: int) -> None:
-    ending = dataclasses.replace(job, settings=dataclasses.replace(job.settings, max_steps=until))
-    optimise(ending, job.fabric, state, report=clock, asked=lambda: False)
+    def __init__(self, bench: Fresh, *, first: int = 0):
+        clips = cast(ClipStream, _Clips(*bench.clips()))
+        compiled = compiles(bench.settings.compile, device=bench.fabric.device, max_steps=bench.settings.max_steps)
+        experiment = dataclasses.replace(bench.experiment, data=dataclasses.replace(bench.experiment.data, workers=0))
+        bench.fabric.launch()
+        self.job = Job(
+            experiment=experiment, settings=bench.settings, stage_name=bench.stage_name,
+            system=bench.system, stage=bench.stage, train=clips, held=clips, carried={}, fabric=bench.fabric,
+            compile=compiled, checkpoint=None, dir=None, plan=None,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.state, self.clock = TrainState(self.job, bench.fabric), _Clock()
+        self.state.step = first
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of every step so far."""
+        return self.clock.seconds
+
+    def steps(self, count: int) -> None:
+        """So many steps."""
+        settings = dataclasses.replace(self.job.settings, max_steps=self.state.step + count)
+        job = dataclasses.replace(self.job, settings=settings)
+        optimise(job, job.fabric, self.state, report=self.clock, asked=lambda: False)
 
 
 def _dtype(precision: Precision) -> torch.dtype:

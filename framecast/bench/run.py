@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from framecast.bench.alone import alone
 
 WHAT = (
-    "matmul", "forward", "step", "denoise", "sampling", "horizon", "reading", "simulator", "features", "crps", "rf3d",
+    "matmul", "forward", "step", "encode", "decode", "denoise", "sampling", "horizon", "reading", "simulator",
+    "features", "crps", "rf3d",
 )  # fmt: skip
 PRECISIONS = ("32", "bf16")
 FILES = ("mp4, key frame every 25", "mp4, key frame every 250", "gif", "webp", "folder of png", "npz", "npy")
@@ -30,6 +31,8 @@ class Bench:
 
     what: tuple[str, ...] = WHAT  # of `WHAT`
     preset: str | None = None  # None: the yardstick of `network.py`
+    stage: str | None = None  # in `forward` and `step`; None: the first
+    changes: dict[str, Any] = field(default_factory=dict)  # settings by dotted key, in place of the preset's
     model: str | None = None  # that draws; None: the bundled one, or an untrained one of `preset`
     steps: str | None = None  # of the sampler; None: the model's own
     futures: int = 8  # drawn at once in `denoise`, which is measured for one as well
@@ -84,10 +87,14 @@ def _network_tasks(word: str, bench: Bench) -> list[Task]:
     how: dict[str, Any] = {"device": bench.device, "repeats": bench.repeats}
     if word in ("matmul", "forward", "step"):
         how["precision"] = bench.precision
-        return [
-            Task(word, f"framecast.bench.network:{word}", how | ({} if word == "matmul" else {"preset": bench.preset}))
-        ]
-    target, how = f"framecast.bench.drawing:{word}", how | {"preset": bench.preset, "model": bench.model}
+        if word != "matmul":
+            how |= {"preset": bench.preset, "stage": bench.stage, "changes": bench.changes}
+        return [Task(word, f"framecast.bench.network:{word}", how)]
+    how |= {"preset": bench.preset, "model": bench.model, "changes": bench.changes}
+    target = f"framecast.bench.drawing:{word}"
+    if word in ("encode", "decode"):
+        # not every model has a codec, so this is no reason to stop where everything is measured
+        return [Task(word, target, how, optional=bench.what == WHAT)]
     if word == "denoise":
         return [Task(f"denoise {n}", target, how | {"futures": n}) for n in dict.fromkeys((bench.futures, 1))]
     how["steps"] = bench.steps
@@ -175,6 +182,8 @@ def _remark(row: dict[str, Any]) -> str:
         return ", ".join(
             f"{part} {told['frechet']:.3f} (coverage {told['coverage']:.2f})" for part, told in row["scores"].items()
         )
+    if "notes" in row:
+        return " ".join(row["notes"])
     if "matmul" in row:
         before, after = (_scaled(row["matmul"][when]["rate"], "flop/s") for when in ("before", "after"))
         return f"matmul before {before}, after {after}"

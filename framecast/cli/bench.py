@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 from framecast.bench.run import HEAD, PRECISIONS, WHAT, Bench, append, cells, check_lines, measure, tasks
 from framecast.cli.console import Console, table
-from framecast.cli.parsing import Command, Parser, UsageError, positive
-from framecast.experiment import nearest
+from framecast.cli.parsing import Command, Parser, UsageError, apply_settings, positive
+from framecast.experiment import nearest, to_plain
 from framecast.systems import preset
 
 
 def _arguments(parser: Parser) -> None:
     parser.add_argument("what", metavar="WHAT", nargs="*", help=f"{', '.join(WHAT)} (default: all)")
     parser.add_argument("--preset", metavar="NAME", help="untrained network (default: a yardstick of 64×64)")
+    parser.add_argument("--stage", metavar="NAME", help="of the preset, in forward and step (default: its first)")
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -38,13 +41,14 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     for word in args.what:
         if word not in WHAT:
             raise UsageError(f"{word!r} is not something to measure.{nearest(word, WHAT)} It can be {', '.join(WHAT)}.")
-    if args.preset is not None:
-        preset(args.preset)  # refused before anything is measured
+    changes = _changes(args)  # refused before anything is measured
     if args.out is not None:
         check_lines(args.out)  # before anything is measured
     bench = Bench(
         what=tuple(args.what) or WHAT,
         preset=args.preset,
+        stage=args.stage,
+        changes=changes,
         model=args.model,
         steps=args.steps,
         futures=args.futures,
@@ -73,6 +77,20 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the command line as typed values by dotted key."""
+    if args.preset is None:
+        if args.settings or args.stage:
+            raise UsageError("settings and --stage are those of a preset: name one with --preset.")
+        return {}
+    experiment: Any = preset(args.preset)
+    stages = [field.name for field in dataclasses.fields(experiment.stages)]
+    if args.stage is not None and args.stage not in stages:
+        raise UsageError(f"{args.preset} has no stage {args.stage!r}. Its stages: {', '.join(stages)}.")
+    plain = to_plain(apply_settings(experiment, args.settings)) if args.settings else {}
+    return {key: functools.reduce(lambda at, word: at[word], key.split("."), plain) for key, _ in args.settings}
+
+
 def _machine(row: dict[str, Any]) -> str:
     """Where it was measured, in one line."""
     m, v = row["machine"], row["versions"]
@@ -88,9 +106,13 @@ BENCH = Command(
     "counted operations (2 × multiply-adds of convolutions and matrix products), and their share of the rate at which "
     "the same run multiplies square matrices. denoise is one step of a sampler for several futures at once; horizon "
     "draws 16 and 128 frames and throws them away; rf3d tells what the distance rf3d-v1 sees of known changes. Each "
-    "measurement has a process of its own.",
-    example="framecast bench\nframecast bench step denoise --preset rvd/bair64 --threads 2 --out bench.jsonl\n"
+    "measurement has a process of its own. step has a row for each group of a stage that takes turns with others "
+    "(autoencoder and discriminators). Settings of the preset can be changed.",
+    example="framecast bench\nframecast bench encode decode denoise --preset pvdm/ucf101-256-s --futures 4\n"
+    "framecast bench step --preset pvdm/ucf101-256-l --stage autoencoder --stages.autoencoder.checkpointing true\n"
+    "framecast bench step denoise --preset rvd/bair64 --threads 2 --out bench.jsonl\n"
     "framecast bench horizon --model vortex-ramvid\nframecast bench reading --clip my.mp4",
     arguments=_arguments,
     run=_run,
+    settings=("data", "model", "stages", "sample"),
 )
