@@ -130,13 +130,19 @@ class Learner:
             mine = {name.removeprefix(head): t for name, t in tensors.items() if name.startswith(head)}
             fill(module, mine, where=where)
         state: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(self.weights):
+        for index, (name, weight) in enumerate(self.weights.items()):
             head = f"optimiser/{name}/"
             slots = {key.removeprefix(head): t for key, t in tensors.items() if key.startswith(head)}
             if slots:
-                state[index] = slots
+                # fused steps walk through memory: moments must lie there as their weight does (channels last, say)
+                state[index] = {key: _lying_as(weight, t) for key, t in slots.items()}
         groups = self.plain_optimiser.state_dict()["param_groups"]
         self.plain_optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _lying_as(weight: Tensor, value: Tensor) -> Tensor:
+    """The value in the weight's memory format; a count of steps, which has another shape, as it is."""
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value) if value.shape == weight.shape else value
 
 
 def compiler() -> str | None:
