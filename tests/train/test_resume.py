@@ -20,13 +20,15 @@ from tests.tiny import TINY, change, write_clips
 from tests.train.duel import DuelExperiment
 
 TWO = """
+import sys
 from pathlib import Path
 from framecast.train.plan import read_config
 from framecast.train.run import run
 from tests.tiny import register
 from tests.train.duel import DUEL
 register("duel", DUEL)
-run(read_config(Path("e.yaml")), out="two", device="cpu", devices=2)
+stage, from_model = (word or None for word in sys.argv[1:])
+run(read_config(Path("e.yaml")), stage=stage, from_model=from_model, out="two", device="cpu", devices=2)
 """
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +47,8 @@ class StopAt(Silent):
 def experiments(tmp_path):
     clips = write_clips(tmp_path / "clips")
     data = {"dir": str(clips), "flip": True, "crop": "random"}
+    pvdm = change(TINY["pvdm"](), data=data)
+    fresh = {"cache": False, "draw": "step", "accumulate": 2}
     return {
         "toy": change(TINY["toy"](), data=data, accumulate=2),
         # stopped where the average is no copy any more and older than the weights
@@ -57,7 +61,25 @@ def experiments(tmp_path):
         ),
         "ramvid": change(TINY["ramvid"](), data=data),
         "rvd": change(TINY["rvd"](), data=data),
+        # stopped while discriminators learn
+        "pvdm": of_stage(pvdm, "autoencoder", accumulate=2, adversarial_from=2),
+        "pvdm/diffusion": of_stage(pvdm, "diffusion", **fresh),
+        "pvdm/diffusion, kept": change(TINY["pvdm"](), data={"dir": str(clips)}),
     }
+
+
+def of_stage(experiment, name, **settings):
+    stages = experiment.stages
+    return replace(experiment, stages=replace(stages, **{name: replace(getattr(stages, name), **settings)}))
+
+
+def beginning(name, experiment, tmp_path):
+    """The stage that a name of `experiments` means, and the model it stands on."""
+    stage = name.partition("/")[2].partition(",")[0]
+    if not stage:
+        return {"stage": None, "from_model": None}
+    first = change(experiment, max_steps=1, preview_every=None)
+    return {"stage": stage, "from_model": run(first, out=tmp_path / "first", device="cpu").dir}
 
 
 def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -72,12 +94,13 @@ def rows_of(run: Path) -> list[dict[str, str]]:
         ]
 
 
-@pytest.mark.parametrize("system", ["toy", "duel", "ramvid", "rvd"])
+@pytest.mark.parametrize("system", ["toy", "duel", "ramvid", "rvd", "pvdm", "pvdm/diffusion", "pvdm/diffusion, kept"])
 def test_stop_and_resume_equals_a_run_without_pause_bit_for_bit(system, tmp_path):
     experiment = experiments(tmp_path)[system]
-    whole = run(experiment, out=tmp_path / "whole", device="cpu")
+    begin = beginning(system, experiment, tmp_path)
+    whole = run(experiment, **begin, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Stopped) as stopped:
-        run(experiment, out=tmp_path / "parts", device="cpu", progress=StopAt(5))
+        run(experiment, **begin, out=tmp_path / "parts", device="cpu", progress=StopAt(5))
     assert stopped.value.checkpoint.name == "step_00000005"
     resumed = run(None, resume=tmp_path / "parts", device="cpu")
 
@@ -127,7 +150,7 @@ def test_accumulated_micro_batches_equal_one_batch_up_to_rounding(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["duel", "ramvid", "rvd"])
+@pytest.mark.parametrize("system", ["duel", "ramvid", "rvd", "pvdm", "pvdm/diffusion", "pvdm/diffusion, kept"])
 def test_two_processes_equal_one_up_to_rounding(system, tmp_path):
     experiment = change(experiments(tmp_path)[system], max_steps=4, accumulate=1)
     # dropout depends on the process, so equality is claimed without it only
@@ -135,13 +158,15 @@ def test_two_processes_equal_one_up_to_rounding(system, tmp_path):
         experiment = replace(experiment, model=replace(experiment.model, dropout=0.0))
     # Adam divides by the root of second moments: where those are tiny, rounding would become a whole step
     experiment = change(experiment, optimiser=OptimiserConfig(lr=5e-3, eps=1e-2))
-    one = run(experiment, out=tmp_path / "one", device="cpu")
+    begin = beginning(system, experiment, tmp_path)
+    one = run(experiment, **begin, out=tmp_path / "one", device="cpu")
     (tmp_path / "e.yaml").write_text(to_yaml(experiment))
     (tmp_path / "two.py").write_text(TWO)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "two.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
+        [sys.executable, "two.py", *(str(word or "") for word in begin.values())],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 × cpu" in (tmp_path / "two" / "log.txt").read_text()
     assert done.stderr == ""
