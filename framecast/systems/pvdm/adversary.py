@@ -8,13 +8,12 @@ Hidden here: batch norm whose moments are those of the rows on all processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from framecast.video import Video
 
@@ -84,10 +83,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         axes = [0, *range(2, x.ndim)]
         values = x.float()
-        count = all_reduce(values.new_tensor(values[:, 0].numel()))
-        mean = all_reduce(values.sum(axes)) / count
+        count = _summed(values.new_tensor(values[:, 0].numel()))
+        mean = _summed(values.sum(axes)) / count
         centred = values - _like(mean, values)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _summed(centred.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return torch.addcmul(_like(self.bias, values), centred, _like(scale, values)).to(x.dtype)
@@ -151,6 +150,27 @@ def _initialise(module: nn.Module) -> None:
 
 def _several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _summed(x: Tensor) -> Tensor:
+    total: Tensor = _Summed.apply(x)
+    return total
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
