@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import subprocess
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +107,8 @@ def _averaging() -> DDPStrategy:
     # torch 2.13 renames the switch that copies buffers from the first process before every forward pass
     name = "forward_sync_buffers" if "forward_sync_buffers" in takes else "broadcast_buffers"
     switch: dict[str, Any] = {name: False}
+    # kernels of one pixel lie in memory alike with channels first and last, but their strides are told differently
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DDPStrategy(**switch)
 
 
