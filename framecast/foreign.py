@@ -58,7 +58,8 @@ def read_file(path: Path, *, meant: str) -> Any:
     if not head.startswith((b"PK", b"\x80")):
         raise ValueError(f"{path} is not a file that torch.save wrote; expected {meant}.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = head.startswith(b"PK")  # read as it is used; the format of old cannot be
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
     except Exception as error:  # of a broken file the reader raises whatever it comes upon
