@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             rows += fresh
     finally:  # of a bench that is stopped, what is there
         if rows:
-            console.say(f"{table(HEAD, [list(cells(row)) for row in rows])}\n{_machine(rows[0])}")
+            console.say(f"{table(HEAD, [list(cells(row)) for row in rows])}\n{machine_line(rows[0])}")
             if args.out is not None:
                 console.note(f"{len(rows)} line{'s' if len(rows) > 1 else ''} added to {args.out}")
     console.result({"rows": rows})
@@ -91,7 +91,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     return {key: functools.reduce(lambda at, word: at[word], key.split("."), plain) for key, _ in args.settings}
 
 
-def _machine(row: dict[str, Any]) -> str:
+def machine_line(row: dict[str, Any]) -> str:
     """Where it was measured, in one line."""
     m, v = row["machine"], row["versions"]
     threads = f"threads: {m['threads']}"

@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config show": ("config:SHOW", "The settings of a preset or of a run, as YAML."),
     "config defaults": ("config:DEFAULTS", "Every setting of a system with its default and what it means."),
     "bench": ("bench:BENCH", "What networks, sampling, reading and simulating cost on this machine."),
+    "efficiency": (
+        "efficiency:EFFICIENCY",
+        "Systems side by side at one size: cost of a clip, largest training batch.",
+    ),
     "doctor": ("doctor:DOCTOR", "Versions, devices, decoders and write access, in one block to paste."),
 }
 

@@ -40,6 +40,50 @@ def test_step_counts_nearly_three_times_the_forward_pass():
     )
 
 
+TURNS = {"stages.autoencoder.adversarial_from": 9, "stages.autoencoder.discriminator_width": 4}
+SMALL = {"model.autoencoder.width": 24, "model.denoiser.width": 16, "model.denoiser.res_blocks": 1}
+
+
+def test_step_has_a_row_for_every_group_that_takes_turns():
+    how = {**TINY, "preset": "pvdm/vortex32", "stage": "autoencoder", "repeats": 1}
+    plain, judges, autoencoder = network.step(**how, changes=SMALL | TURNS)
+    assert judges["case"].endswith(", discriminators in turn")
+    assert autoencoder["case"].endswith(", autoencoder in turn")
+    assert autoencoder["operations"] > plain["operations"] > judges["operations"]
+    (alone,) = network.step(**how, changes=SMALL)
+    assert alone["operations"] == plain["operations"]
+
+
+def test_step_on_kept_examples_leaves_their_making_out():
+    how = {**TINY, "preset": "pvdm/vortex32", "stage": "diffusion", "repeats": 1}
+    (kept,) = network.step(**how, changes=SMALL)
+    (made,) = network.step(**how, changes=SMALL | {"stages.diffusion.cache": False})
+    encode = {**DRAWN, "preset": "pvdm/vortex32", "repeats": 1}
+    (once,) = drawing.encode(**encode, changes=SMALL)
+    assert "kept examples" in kept["case"] and kept["notes"]
+    assert made["operations"] - kept["operations"] in (once["operations"], 2 * once["operations"])
+
+
+def test_encoding_and_decoding_are_those_of_a_clip():
+    how = {**DRAWN, "preset": "pvdm/vortex32", "changes": SMALL}
+    (there,), (back,) = drawing.encode(**how), drawing.decode(**how)
+    for row in (there, back):
+        assert set(row) >= FIELDS | {"share_of_matmul"} and row["rate"] == pytest.approx(16 / row["seconds"])
+    assert there["operations"] > back["operations"] > 0  # projections onto planes are in the encoder only
+
+
+def test_a_model_without_a_codec_is_refused():
+    with pytest.raises(ValueError, match="has no encoder and decoder"):
+        drawing.encode(**DRAWN)
+
+
+def test_changed_settings_are_told_and_checked():
+    built = network.untrained("ramvid/vortex16", changes={"data.size": 32})
+    assert built.system.video.height == 32 and "data.size=32" in built.name
+    with pytest.raises(ValueError, match="sise"):
+        network.untrained("ramvid/vortex16", changes={"data.sise": 32})
+
+
 def test_step_in_bfloat16_is_compared_with_products_in_bfloat16():
     (row,) = network.step(**{**TINY, "precision": "bf16", "repeats": 1})
     assert row["matmul"]["before"]["kind"] == "bfloat16" and "bfloat16" in row["case"]
@@ -132,6 +176,23 @@ def test_command_prints_a_table_and_adds_json_lines(cast, tmp_path):  # noqa: F8
     assert "1 line added" in ran.err
 
 
+def test_command_takes_a_stage_and_settings(cast):  # noqa: F811
+    words = (
+        "--preset",
+        "pvdm/vortex32",
+        "--stage",
+        "diffusion",
+        "--repeats",
+        1,
+        "--model.denoiser.width",
+        16,
+        "--json",
+    )
+    ran: Ran = cast("bench", "forward", *words, "--threads", 1)
+    (row,) = ran.json["rows"]
+    assert "model.denoiser.width=16, diffusion: 32×32×1, 32 frames" in row["case"]
+
+
 def test_json_is_one_object_on_stdout(cast, tmp_path):  # noqa: F811
     ran: Ran = cast("bench", "reading", "--clip", make_clip(tmp_path / "a.npz", frames=20), "--repeats", 1, "--json")
     assert [row["case"] for row in ran.json["rows"]] == ["a.npz, 8×8: in one go", "a.npz, 8×8: random windows"]
@@ -171,6 +232,9 @@ def test_what_is_not_installed_is_told_and_the_rest_goes_on():
         (["raeding"], 2, "'raeding' is not something to measure. Did you mean reading?"),
         (["step", "--preset", "ramvid/vortex61"], 1, "Did you mean ramvid/vortex16?"),
         (["step", "--precision", "16"], 2, "'16'"),
+        (["step", "--preset", "pvdm/tiny32", "--stage", "priors"], 2, "Its stages: autoencoder, diffusion."),
+        (["step", "--data.size", "32"], 2, "name one with --preset"),
+        (["step", "--preset", "pvdm/tiny32", "--data.sise", "32"], 2, "Did you mean data.size?"),
         (["reading", "--clip", "gone.mp4"], 1, "gone.mp4: there is no such file or folder."),
         (["matmul", "--out", "."], 1, ". is a folder; name a file"),
     ],
