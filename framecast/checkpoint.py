@@ -44,7 +44,8 @@ class PartInfo:
     stage: str  # that trained it
     step: int  # optimiser steps it has seen
     weights: Literal["ema", "raw"] = "raw"  # averaged over the training, or as the optimiser left them
-    needs: Mapping[str, str] = field(default_factory=dict)  # parts it was trained on top of -> their sha256
+    needs: Mapping[str, str] = field(default_factory=dict)  # parts it was trained on top of -> their sha256; "": it
+    # has never been here, so that none that comes later is the one
     sha256: str = ""  # of the file; what is written is always computed anew
     dtype: Literal["float32", "float16"] = "float32"  # of the weights in the file; loading gives float32 either way
 
@@ -160,7 +161,7 @@ def _part_entry(name: str, parts: Mapping[str, PartInfo], digests: Mapping[str, 
         "step": part.step,
         "weights": part.weights,
         "dtype": "float32",
-        "needs": {need: digests[need] for need in part.needs},
+        "needs": {need: digests.get(need, "") for need in part.needs},
     }
 
 
@@ -488,7 +489,7 @@ def load_parts(system: System, info: ModelInfo, names: Iterable[str]) -> dict[st
 def _check_needs(info: ModelInfo, name: str, part: PartInfo) -> None:
     for need, digest in part.needs.items():
         other = info.parts.get(need)
-        if other is None or other.sha256 != digest:
+        if (other.sha256 if other else "") != digest:
             raise ValueError(
                 f"{info.dir}: part {name} was trained on top of another {need} than the one here; train {name} again "
                 f"on this one: framecast train … --stage {name} --from {info.dir}"
@@ -559,7 +560,7 @@ def _halve(info: ModelInfo, folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     digests = {name: sha256(folder / f"{name}.safetensors") for name in trained}
     for name, part in trained.items():
-        needs = {need: digests[need] for need in part.needs}
+        needs = {need: digests.get(need, "") for need in part.needs}
         config["parts"][name] |= {"sha256": digests[name], "dtype": "float16", "needs": needs}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
