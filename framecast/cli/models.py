@@ -199,13 +199,12 @@ def _part_infos(found: Collection[Checkpoint]) -> dict[str, PartInfo]:
     """Where every part that was found comes from."""
     from framecast.checkpoint import PartInfo
 
-    there = {name for checkpoint in found for name in checkpoint.parts}
     return {
         name: PartInfo(
             stage=checkpoint.stage,
             step=checkpoint.step or 0,
             weights=checkpoint.weights,
-            needs={need: "" for need in checkpoint.needs if need in there},
+            needs=dict.fromkeys(checkpoint.needs, ""),
         )
         for checkpoint in found
         for name in checkpoint.parts

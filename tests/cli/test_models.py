@@ -164,6 +164,12 @@ def test_model_of_two_files_predicts_and_generates(cast, two_files, tmp_path):
     assert framecast.load(told["out"], device="cpu").generate(n=1, frames=8).video.shape == (1, 8, 3, 8, 16)
 
 
+def write_eight(folder):
+    for i in range(8):
+        make_clip(folder / f"clip{i}.npz", frames=10 + i, channels=3, size=(8, 16))
+    return str(folder)
+
+
 def test_autoencoder_alone_is_a_model_whose_denoiser_can_be_trained(cast, two_files, tmp_path):
     ran = cast("models", "import", "model_250000.pth", *THEIRS, "--out", "mine")
     assert ran.code == 0, ran.err
@@ -172,9 +178,7 @@ def test_autoencoder_alone_is_a_model_whose_denoiser_can_be_trained(cast, two_fi
     assert torch.equal(network.state_dict()["to_pixels.bias"], official_pvdm.autoencoder().to_pixels.bias)
     line = ran.out.splitlines()[-1]
     assert line.startswith("next: framecast reconstruct mine CLIP; to draw, import the file of denoiser with this one")
-    for i in range(8):
-        make_clip(tmp_path / "clips" / f"clip{i}.npz", frames=10 + i, channels=3, size=(8, 16))
-    words = line.partition("or train it: framecast ")[2].replace("DIR", str(tmp_path / "clips")).split()
+    words = line.partition("or train it: framecast ")[2].replace("DIR", write_eight(tmp_path / "clips")).split()
     ran = cast(*words, "--max-steps", "1", "--device", "cpu", "--out", "run")
     assert ran.code == 0, ran.err
     assert describe("run").missing == []
@@ -189,6 +193,17 @@ def test_denoiser_alone_says_that_its_autoencoder_is_missing(cast, two_files):
     words = line.partition("nothing: framecast ")[2].replace("FILE", "model_250000.pth").split()
     assert cast(*words, "--out", "whole").code == 0
     assert describe("whole").missing == []
+
+
+def test_denoiser_is_never_joined_with_an_autoencoder_that_it_does_not_know(cast, two_files, tmp_path, monkeypatch):
+    assert cast("models", "import", "ema_model_850000.pth", *THEIRS, "--out", "mine").code == 0
+    assert describe("mine").parts["denoiser"].needs == {"autoencoder": ""}
+    known = replace(official_pvdm.BASE.model, denoiser=official_pvdm.CONFIG.denoiser)
+    monkeypatch.setitem(PRESETS, "known", lambda: replace(official_pvdm.experiment(), model=known))
+    words = ("--stage", "autoencoder", "--from", "mine", "--max-steps", "1", "--device", "cpu", "--out", "run")
+    ran = cast("train", "pvdm/known", "--data", write_eight(tmp_path / "clips"), *words)
+    assert ran.code == 0, ran.err
+    assert describe("run").missing == ["denoiser"]
 
 
 def test_two_files_with_the_same_part_are_refused(cast, two_files, tmp_path):
