@@ -34,7 +34,16 @@ from framecast.checkpoint import (
 from framecast.data.clips import ClipStream, open_streams
 from framecast.devices import Fabric, build_fabric
 from framecast.draws import mix
-from framecast.experiment import Experiment, StageConfig, VideoSpec, from_plain, nearest, read_yaml, size_of
+from framecast.experiment import (
+    Experiment,
+    OptimiserConfig,
+    StageConfig,
+    VideoSpec,
+    from_plain,
+    nearest,
+    read_yaml,
+    size_of,
+)
 from framecast.system import Stage, System
 from framecast.systems import entry, resolve
 from framecast.task import UnsupportedTask
@@ -231,25 +240,30 @@ def check(settings: StageConfig, *, where: str) -> None:
     for key, bound in least.items():
         if (value := getattr(settings, key)) is not None and value < bound:
             raise ValueError(f"{where}.{key} is {value}; it must be at least {bound}.")
-    optimiser = settings.optimiser
-    if not optimiser.lr > 0:
-        raise ValueError(f"{where}.optimiser.lr is {optimiser.lr}; the learning rate must be above 0.")
-    for key in ("clip_norm", "warmup_steps", "decay_steps", "decay", "decay_from", "weight_decay"):
-        if (value := getattr(optimiser, key)) < 0:
-            raise ValueError(f"{where}.optimiser.{key} is {value}; it must not be below 0.")
-    if optimiser.schedule == "step" and optimiser.decay > 1:
-        raise ValueError(f"{where}.optimiser.decay is {optimiser.decay}; a factor per drop, it must not be above 1.")
-    if not 0 <= optimiser.floor <= 1:
-        raise ValueError(f"{where}.optimiser.floor is {optimiser.floor}; a share of lr, it must lie between 0 and 1.")
-    if not all(0 <= beta < 1 for beta in optimiser.betas) or optimiser.eps < 0:
-        told = f"{list(optimiser.betas)} and {optimiser.eps}"
-        raise ValueError(f"{where}.optimiser: betas must lie in [0, 1) and eps must not be below 0, got {told}.")
+    for key, value in vars(settings).items():
+        if isinstance(value, OptimiserConfig):
+            _check_optimiser(value, where=f"{where}.{key}")
     ema = settings.ema
     if not 0 <= ema.decay < 1 or ema.warmup < 0 or ema.every < 1 or ema.start < 0:
         raise ValueError(
             f"{where}.ema: decay must lie in [0, 1), warmup and start must not be below 0, every must be at least "
             f"1, got {ema}."
         )
+
+
+def _check_optimiser(optimiser: OptimiserConfig, *, where: str) -> None:
+    if not optimiser.lr > 0:
+        raise ValueError(f"{where}.lr is {optimiser.lr}; the learning rate must be above 0.")
+    for key in ("clip_norm", "warmup_steps", "decay_steps", "decay", "decay_from", "weight_decay"):
+        if (value := getattr(optimiser, key)) < 0:
+            raise ValueError(f"{where}.{key} is {value}; it must not be below 0.")
+    if optimiser.schedule == "step" and optimiser.decay > 1:
+        raise ValueError(f"{where}.decay is {optimiser.decay}; a factor per drop, it must not be above 1.")
+    if not 0 <= optimiser.floor <= 1:
+        raise ValueError(f"{where}.floor is {optimiser.floor}; a share of lr, it must lie between 0 and 1.")
+    if not all(0 <= beta < 1 for beta in optimiser.betas) or optimiser.eps < 0:
+        told = f"{list(optimiser.betas)} and {optimiser.eps}"
+        raise ValueError(f"{where}: betas must lie in [0, 1) and eps must not be below 0, got {told}.")
 
 
 def _check_share(settings: StageConfig, devices: int, *, where: str) -> None:
