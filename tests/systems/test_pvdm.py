@@ -6,13 +6,15 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from framecast.assets import Assets
+from framecast.cli.main import main
 from framecast.draws import draws
-from framecast.experiment import StageConfig, VideoSpec
+from framecast.experiment import StageConfig, VideoSpec, to_yaml
 from framecast.generate import complete, plan, stream
 from framecast.systems.pvdm.config import AutoencoderStageConfig, PVDMSampling
 from framecast.systems.pvdm.pvdm import PVDM
@@ -20,7 +22,7 @@ from framecast.task import Task, UnsupportedTask
 from tests.formula import fill, normal, uniform
 from tests.parity.walk import error
 from tests.recorded import Recorded
-from tests.tiny import pvdm
+from tests.tiny import change, pvdm, write_clips
 
 SPEC = VideoSpec(channels=1, height=8, width=8, clip_frames=4)
 CLIP = 0.8 * uniform("clip", (2, 4, 1, 8, 8))
@@ -380,3 +382,32 @@ def test_few_step_solver_draws_no_noise_on_its_way(double, monkeypatch):
         made = double.draw(2, None, rng=Recorded([z]), options=PVDMSampling(sampler="dpmpp_2m", steps=6))
     assert len(heard.times) == 6 and heard.times[0] == 999 and heard.times[-1] == 0
     assert made.abs().max() <= 1
+
+
+# ---- from clips to videos, by commands
+
+
+def test_both_stages_are_trained_and_drawn_with_by_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    clips = write_clips(tmp_path / "clips")
+    (tmp_path / "e.yaml").write_text(to_yaml(change(pvdm(), data={"dir": str(clips)}, max_steps=8)))
+
+    def cast(*words):
+        code = main([*map(str, words), "--device", "cpu"])
+        told = capsys.readouterr()
+        assert code == 0, told.err
+        return told.out + told.err
+
+    lacks = cast("train", "e.yaml", "--out", "first", "--stages.autoencoder.perceptual_weight", 4)
+    assert "the loss has no LPIPS: vgg16-397923af.pth is neither a file here" in lacks
+    cast("train", "e.yaml", "--stage", "diffusion", "--from", "first", "--out", "second")
+    cast("generate", "second", "--frames", 10, "-n", 2, "--out", "made")
+    cast("predict", "second", clips / "clip0.npy", "--context", 4, "--horizon", 6, "--out", "future")
+    made, future = (
+        [np.load(path)["frames"] for path in Path(name).rglob("samples.npz")] for name in ("made", "future")
+    )
+    assert [array.shape for array in made] == [(2, 10, 1, 8, 8)]
+    assert [array.shape[1:] for array in future] == [(10, 1, 8, 8)]
+    truth = np.load(clips / "clip0.npy")[:4].transpose(0, 3, 1, 2)
+    assert all(np.array_equal(sample[:4], truth) for sample in future[0])
+    assert made[0].std() > 0

@@ -638,11 +638,11 @@ def test_every_window_is_encoded_once_where_latents_are_kept(tmp_path, monkeypat
     rows = []
     encode = Autoencoder.encode
     monkeypatch.setattr(Autoencoder, "encode", lambda self, clip: rows.append(len(clip)) or encode(self, clip))
-    longer = of_stage(experiment, "diffusion", max_steps=40, batch=6, checkpoint_every=1000)
+    longer = of_stage(experiment, "diffusion", max_steps=12)
     job = prepare(longer, stage="diffusion", from_model=first.dir)
     run(longer, stage="diffusion", from_model=first.dir, device="cpu", out=tmp_path / "second")
     alone = [n for n in rows if n == 1]
-    assert len(alone) == 2 * job.train.windows  # two halves each, of 240 clips asked for
+    assert len(alone) == 2 * job.train.windows  # two halves each, of 48 clips asked for
     assert any("latents are kept in memory, 0.64 kB for each clip" in note for note in job.plan.notes)
 
 
@@ -654,3 +654,11 @@ def test_latents_of_clips_that_change_are_not_kept(tmp_path, data):
     with pytest.raises(ValueError, match=r"stages\.diffusion keeps what it makes of every clip, so clips must be cut"):
         prepare(changed, stage="diffusion", from_model=first.dir)
     prepare(of_stage(changed, "diffusion", cache=False), stage="diffusion", from_model=first.dir)
+
+
+def test_settings_of_the_discriminators_optimiser_are_looked_at_before_a_run(tmp_path):
+    experiment = of_stage(tiny(tmp_path), "autoencoder", discriminator_optimiser=OptimiserConfig(lr=0.0))
+    with pytest.raises(
+        ValueError, match=r"stages\.autoencoder\.discriminator_optimiser\.lr is 0\.0; the learning rate"
+    ):
+        prepare(experiment)
