@@ -22,8 +22,8 @@ MAIN: dict[str, tuple[str, ...]] = {
     "rvd": ("rvd/bair64",),
     "pvdm": ("pvdm/ucf101-256-s:100/20", "pvdm/ucf101-256-l:200/200", "pvdm/ucf101-256-l:400/400"),
 }
-BATCHES = (1, 2, 4, 8, 16)  # clips in optimiser steps whose memory is measured, until it grows by GROWTH
-GROWTH = 0.25  # less than that may be chance, and kernels that one clip alone is given
+BATCHES = (1, 2, 4, 8, 16, 32)  # clips in optimiser steps whose memory is measured, until it grows by GROWTH
+GROWTH = 0.25  # less may be chance, or gradients that come where a small batch's activations were
 GB = 1e9
 
 PROTOCOL, PAPER_SIZE = "pvdm-efficiency", 256

@@ -2,7 +2,7 @@
 """Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
 
 Read next: `network.py`, `drawing.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is measured),
-`measure.py` (how).
+`measure.py` (how). `efficiency.py` sets systems side by side.
 """
 
 from __future__ import annotations

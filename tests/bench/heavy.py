@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 
 def allocate(megabytes: int, before: int = 0) -> dict:
@@ -42,3 +43,16 @@ def wait(path: str) -> None:
     with open(path, "w") as file:
         file.write(str(os.getpid()))
     time.sleep(60)
+
+
+def beyond() -> None:
+    """Ask twice for more than half of the memory that is free, and touch none of it."""
+    import torch
+
+    from framecast.bench.passes import _confine
+
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    _confine(torch.device("cpu"))
+    kept = [torch.empty(int(0.6 * free), dtype=torch.uint8) for _ in range(2)]
+    raise AssertionError(len(kept))

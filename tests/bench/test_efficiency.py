@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from framecast.bench import efficiency, passes
+from framecast.bench.alone import alone
 from framecast.bench.efficiency import Efficiency, largest_batch, measured, paper, table_5
 from framecast.bench.measure import operations
 from framecast.bench.network import untrained
@@ -143,3 +144,9 @@ def test_a_size_that_no_network_fits_is_refused_with_the_reason():
             preset="pvdm/pvdm", changes={"data.size": 10}, steps=[None], frames=[4], verb="generate", device="cpu",
             repeats=1,
         )  # fmt: skip
+
+
+@pytest.mark.skipif(not passes._FREE.is_file(), reason="only Linux tells what memory is free")
+def test_more_memory_than_is_free_is_refused_and_not_killed():
+    with pytest.raises(ValueError, match="beyond: there is no memory left for it"):
+        alone("tests.bench.heavy:beyond", {})
