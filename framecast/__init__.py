@@ -31,6 +31,7 @@ _HOMES = {
     "Clip": "framecast.video:Clip",
     "Forecast": "framecast.forecast:Forecast",
     "Model": "framecast.generate:Model",
+    "Reconstruction": "framecast.reconstruction:Reconstruction",
     "Score": "framecast.score:Score",
     "Task": "framecast.task:Task",
     "UnsupportedTask": "framecast.task:UnsupportedTask",
@@ -59,7 +60,7 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
-def load(source: str | Path, *, device: str = "auto") -> Model:
+def load(source: str | Path, *, device: str = "auto", verb: str | None = None) -> Model:
     """A trained model, ready to draw, or a simple forecast in place of one.
 
     Args:
@@ -67,11 +68,13 @@ def load(source: str | Path, *, device: str = "auto") -> Model:
             `framecast.evaluate.baselines.BASELINES`), a model folder, a run folder (its newest checkpoint) or a hub
             id. The bare name of a simple forecast always means it; write a folder so called as `./persistence`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        verb: what it is wanted for, where that is one thing: to `reconstruct`, only its codec need be trained; every
+            other verb takes all parts.
 
     Raises:
         ValueError: no model there, a part not trained yet, or damaged files.
     """
-    from framecast.checkpoint import NoModel, describe, load_system
+    from framecast.checkpoint import NoModel, describe, load_system, untrained
     from framecast.devices import pick_device
     from framecast.evaluate.baselines import BASELINES, baseline
     from framecast.generate import Model
@@ -82,8 +85,13 @@ def load(source: str | Path, *, device: str = "auto") -> Model:
         info = describe(source)
     except NoModel as error:
         raise NoModel(error.wanted, [*error.known, *BASELINES]) from None
-    system = load_system(source, pick_device(device))
-    return Model(system, name=info.name, digest=info.digest, provenance=info.provenance)
+    coded = verb == "reconstruct"
+    system = load_system(source, pick_device(device), require=() if coded else None)
+    lacks = {part: untrained(info, part) for part in info.missing}
+    model = Model(system, name=info.name, digest=info.digest, provenance=info.provenance, untrained=lacks)
+    if coded:
+        _ = model.codec  # refused here where there is none, or none that is trained
+    return model
 
 
 def read(

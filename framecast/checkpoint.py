@@ -473,9 +473,7 @@ def load_parts(system: System, info: ModelInfo, names: Iterable[str]) -> dict[st
     for name in names:
         part = info.parts.get(name)
         if part is None:
-            raise ValueError(
-                f"{info.dir} has no trained part {name}; train it: framecast train … --stage {name} --from {info.dir}"
-            )
+            raise ValueError(untrained(info, name))
         path = info.dir / f"{name}.safetensors"
         tensors = load_tensors(path)
         if sha256(path) != part.sha256:
@@ -486,13 +484,21 @@ def load_parts(system: System, info: ModelInfo, names: Iterable[str]) -> dict[st
     return loaded
 
 
+def untrained(info: ModelInfo, part: str) -> str:
+    """What to say where a part is wanted that is not trained yet: which stage trains it."""
+    stages = list(get_type_hints(get_type_hints(resolve(entry(info.system).experiment))["stages"]))
+    done = {there.stage for there in info.parts.values() if there}
+    stage = part if part in stages else next((name for name in stages if name not in done), stages[-1])
+    return f"{info.dir} has no trained part {part}; train it: framecast train … --stage {stage} --from {info.dir}"
+
+
 def _check_needs(info: ModelInfo, name: str, part: PartInfo) -> None:
     for need, digest in part.needs.items():
         other = info.parts.get(need)
         if (other.sha256 if other else "") != digest:
             raise ValueError(
                 f"{info.dir}: part {name} was trained on top of another {need} than the one here; train {name} again "
-                f"on this one: framecast train … --stage {name} --from {info.dir}"
+                f"on this one: framecast train … --stage {part.stage} --from {info.dir}"
             )
 
 

@@ -11,7 +11,7 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,13 +25,14 @@ from framecast.diffusion.bound import BINS
 from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
 from framecast.forecast import Forecast, free_folder
+from framecast.reconstruction import Reconstruction, decoded, encoded
 from framecast.score import Score
-from framecast.system import Carry, Scorer, System
+from framecast.system import Carry, Codec, Scorer, System
 from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
 
-__all__ = ["Forecast", "Model", "Score", "complete", "free_folder", "plan", "stream"]
+__all__ = ["Forecast", "Model", "Reconstruction", "Score", "complete", "free_folder", "plan", "stream"]
 
 IN_MEMORY = 2**26  # bytes of drawn frames that are held in memory; more go to a file in the folder of temporary ones
 Progress = Callable[[int, int], None]  # network calls done, network calls in all
@@ -186,12 +187,14 @@ class Model:
     """
 
     def __init__(
-        self, system: System, *, name: str = "", digest: str = "", provenance: Mapping[str, Any] | None = None
-    ):
+        self, system: System, *, name: str = "", digest: str = "", provenance: Mapping[str, Any] | None = None,
+        untrained: Mapping[str, str] | None = None,
+    ):  # fmt: skip
         self.system = system.eval()
         self.name = name or system.name
         self.digest = digest  # sha256 over the weights, for the record
         self.provenance = dict(provenance or {})  # what the model folder says of its training
+        self.untrained = dict(untrained or {})  # parts that are not trained yet -> what to do about it, a sentence
 
     def __repr__(self) -> str:
         v = self.video
@@ -336,24 +339,45 @@ class Model:
             options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
         )  # fmt: skip
 
-    def reconstruct(self, clip: Clip) -> Forecast:
-        """Encode and decode a clip.
+    def reconstruct(
+        self, clip: Clip, *, views: Sequence[str] = (), progress: Progress | None = None
+    ) -> Reconstruction:
+        """Encode and decode a clip, of any length from that of a piece of the codec on.
+
+        Args:
+            clip: that is encoded, piece by piece.
+            views: parts of the code from which alone the clip is decoded as well, of `model.codec.views`.
+            progress: called with pieces encoded and in all.
 
         Raises:
             UnsupportedTask: the system has no codec.
+            ValueError: a clip that does not fit the model or is shorter than a piece, or no such part of the code.
         """
+        codec = self.codec
         self._fits(clip)
+        if wrong := [view for view in views if view not in codec.views]:
+            raise ValueError(f"{wrong[0]!r} is no part of {self.name}'s codes; those are {', '.join(codec.views)}.")
+        began = time.perf_counter()
+        codes = encoded(codec, clip, device=self.system.device, progress=progress)
+        video = decoded(codec, codes, clip)
+        seconds = time.perf_counter() - began
+        only = {view: decoded(codec, [codec.only(code, view) for code in codes], clip) for view in views}
+        record = self._record(Task("reconstruct", (False,) * len(clip)), {}, seed=0, samples=1, seconds=seconds)
+        return Reconstruction(clip, codec, codes, video, only, record)
+
+    @property
+    def codec(self) -> Codec:
+        """What encodes and decodes clips.
+
+        Raises:
+            UnsupportedTask: the system has none.
+            ValueError: it has one, which is not trained.
+        """
         codec = self.system.codec
         if codec is None:
             raise self._cannot("reconstruct", "has no encoder and decoder")
-        began = time.perf_counter()
-        with torch.no_grad():
-            code = codec.encode(to_video(clip).to(self.system.device))
-            video = from_video(codec.decode(code), clip).cpu()
-        task = Task("reconstruct", (False,) * len(clip))
-        record = self._record(task, {}, seed=0, samples=1, seconds=time.perf_counter() - began)
-        record["bits_per_frame"] = float(codec.bits(code))
-        return Forecast(video, task.known, clip.fps, _range(clip), record, clip.frames)
+        self._trained(codec.parts)
+        return codec
 
     def score(
         self, clip: Clip, *, context: int | None = None, levels: int | Literal["all"] | None = None, seed: int = 0,
@@ -378,6 +402,7 @@ class Model:
                 leaves no frame to score, or levels that the model does not have.
         """
         self._fits(clip)
+        self._trained()
         scorer, context = self._scorer(), self.given_to_score(len(clip), context)
         count = scorer.levels if levels is None else scorer.most_levels if levels == "all" else levels
         if not 1 <= count <= scorer.most_levels:
@@ -427,6 +452,12 @@ class Model:
         who = self.name if self.name == name else f"{self.name} ({name})"
         return UnsupportedTask(f"{who} cannot {verb}: it {lacks}.{_who_can(verb, besides=name)}")
 
+    def _trained(self, parts: Iterable[str] | None = None) -> None:
+        """Refuse what needs a part that is not trained yet; None: all parts."""
+        for part, told in self.untrained.items():
+            if parts is None or part in parts:
+                raise ValueError(told)
+
     def _fits(self, clip: Clip) -> None:
         spec = self.video
         if not spec.takes(*clip.frames.shape[1:]):
@@ -438,6 +469,7 @@ class Model:
     ) -> Forecast:  # fmt: skip
         if samples < 1 or batch < 1:
             raise ValueError(f"samples and batch must be at least 1, got {samples} and {batch}.")
+        self._trained()
         self._fits(given)
         device = self.system.device
         start, windows = to_video(given).to(device), plan(self.system, task, options)
@@ -465,6 +497,7 @@ class Model:
         self, task: Task, options: dict[str, Any], *, seed: int, samples: int, seconds: float
     ) -> dict[str, Any]:
         made = samples * (len(task) - sum(task.known))
+        lacks = {"untrained": list(self.untrained)} if self.untrained else {}
         return {
             "model": self.name,
             "system": self.system.name,
@@ -479,6 +512,7 @@ class Model:
             "frames_per_second": round(made / max(seconds, 1e-9), 3),
             "device": str(self.system.device),
             "versions": {"framecast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            **lacks,
         }
 
 

@@ -22,17 +22,40 @@ from framecast.experiment import OptimiserConfig, SampleOptions, StageConfig, Vi
 from framecast.task import UnsupportedTask, Window
 from framecast.video import Known, Video
 
-__all__ = ["Carry", "Codec", "Group", "Loss", "Scorer", "Stage", "System", "UnsupportedTask", "Video", "Window"]
+__all__ = ["Carry", "Code", "Codec", "Group", "Loss", "Scorer", "Stage", "System", "UnsupportedTask", "Video", "Window"]
 
 Carry: TypeAlias = Any  # opaque tensors, valid for the next window of the same plan; None where a system has none
 
 
-class Codec(Protocol):
-    """A system that can encode: `reconstruct` is decode(encode(video))."""
+Code: TypeAlias = dict[str, Tensor]  # by plane or level, a row per clip; floats, or whole numbers
 
-    def encode(self, video: Video) -> dict[str, Tensor]: ...
-    def decode(self, code: dict[str, Tensor]) -> Video: ...
-    def bits(self, code: dict[str, Tensor]) -> float: ...  # of the code, per source frame
+
+class Codec(Protocol):
+    """Clips of one length to codes and back; `framecast.reconstruction` codes longer ones piece by piece."""
+
+    frames: int  # of the clips it takes
+    parts: tuple[str, ...]  # parts of the system that must be trained for it
+    views: tuple[str, ...]  # what of a code can be looked at by itself: sets of planes, levels
+
+    def encode(self, video: Video) -> Code:
+        """(B, frames, C, H, W), on the device of the weights."""
+        ...
+
+    def decode(self, code: Code) -> Video:
+        """Of any code that `encode`, `stored` or `only` gives."""
+        ...
+
+    def stored(self, code: Code) -> Code:
+        """A code of `encode` as a file would keep it; itself where that loses nothing."""
+        ...
+
+    def bits(self, code: Code) -> float:
+        """Size of the stored code of one clip."""
+        ...
+
+    def only(self, code: Code, view: str) -> Code:
+        """A code of `encode` without what lies outside of a view."""
+        ...
 
 
 class Scorer(Protocol):

@@ -321,19 +321,6 @@ def test_free_folder_counts_up(tmp_path):
     assert free_folder(tmp_path / "push") == tmp_path / "push-3"
 
 
-class Coarse:
-    """Keeps the sign of every pixel: one bit each."""
-
-    def encode(self, video):
-        return {"sign": video > 0}
-
-    def decode(self, code):
-        return code["sign"].float() - 0.5
-
-    def bits(self, code):
-        return code["sign"][0, 0].numel()
-
-
 class Steady:
     """A bit per dimension for every level visited, the same for every unknown frame."""
 
@@ -347,17 +334,6 @@ class Steady:
 
     def bits(self, frames, known, *, rng, levels=None):
         return torch.full((len(frames), int((~known).sum())), float(levels), dtype=torch.float64)
-
-
-def test_reconstruct_returns_what_the_codec_keeps():
-    system = Filler()
-    system.codec = Coarse()
-    clip = a_clip()
-    result = Model(system).reconstruct(clip)
-    assert set(result.video.unique().tolist()) == {64, 191}  # -0.5 and 0.5 in bytes
-    assert torch.equal(result.video[0] > 127, clip.frames > 127)
-    assert result.record["bits_per_frame"] == 16
-    assert result.scores()["model"]["psnr"] > 10
 
 
 @pytest.fixture

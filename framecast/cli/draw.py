@@ -116,25 +116,25 @@ def _arguments_writing(parser: Parser) -> None:
 # ---- what all four do
 
 
-def load_model(args: argparse.Namespace) -> Model:
-    """The model of a command line on its device."""
+def load_model(args: argparse.Namespace, *, verb: str | None = None) -> Model:
+    """The model of a command line on its device; `verb` as for `framecast.load`."""
     import framecast
 
-    return framecast.load(args.model, device=args.device)
+    return framecast.load(args.model, device=args.device, verb=verb)
 
 
 def read_for(
     path: str,
     model: Model,
     args: argparse.Namespace,
-    console: Console,
+    console: Console | None,
     *,
     frames: int | None,
     rate: Literal["model", "stored"] = "model",
 ) -> Clip:
     """A clip as the model wants it, at most `frames` long, at the rate of `--fps` or else of the model or the file.
 
-    Everything that had to be changed is told.
+    Everything that had to be changed is told; `console` is None where that has been done.
     """
     from framecast.data.clip_file import BadClip
     from framecast.data.fit import read_fitted
@@ -151,8 +151,9 @@ def read_for(
         clip, notes = read_fitted(path, spec, start=args.start, **how)  # shorter than that: all there is
     if args.fps and clip.fps is None:
         raise ValueError(f"{path}: its frame rate is not known, so it cannot be read at {fps:g} fps: leave --fps out.")
-    for note in notes:
-        console.note(f"{path}: {note}")
+    if console is not None:
+        for note in notes:
+            console.note(f"{path}: {note}")
     return clip[:frames]
 
 

@@ -73,7 +73,7 @@ def _evaluate(args: argparse.Namespace, console: Console) -> int:
     if rules.task == "record":
         return _record(rules, console)
     stored = samples_in(Path(args.model))
-    model = None if stored is not None else load_model(args)
+    model = None if stored is not None else load_model(args, verb=rules.task)
     plan = Plan(
         rules=rules,
         data=args.data or Path("data") / rules.set,

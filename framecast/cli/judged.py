@@ -82,6 +82,18 @@ def _tell_sets(case: dict[str, Any], console: Console) -> None:
         console.say(f"  {note}")
 
 
+def tell_figures(figures: dict[str, Any], console: Console) -> None:
+    """Figures of one set beside real clips, a line each."""
+    rows = []
+    for told in figures.values():
+        rows.append([told["label"], _figure(told), "" if told["floor"] is None else f"{told['floor']:.3g}"])
+    console.say(table(["", "value", "floor"], rows))
+    _explain(figures, console)
+    for told in figures.values():
+        if told["note"]:
+            console.say(f"  {told['label']}: {told['note']}")
+
+
 def _explain(figures: dict[str, Any], console: Console) -> None:
     """What brackets and floor of a table of sets mean."""
     spans = any(figure["low"] is not None for figure in figures.values())

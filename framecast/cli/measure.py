@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from framecast.cli.console import Console, table
 from framecast.cli.draw import (
@@ -13,41 +13,140 @@ from framecast.cli.draw import (
     arguments_model,
     arguments_reading,
     load_model,
+    many,
     name_of,
     out_folder,
     read_for,
 )
-from framecast.cli.parsing import Command, Parser, positive, whole
+from framecast.cli.judged import tell_figures
+from framecast.cli.parsing import Command, Parser, UsageError, positive, whole
 from framecast.task import UnsupportedTask
+
+if TYPE_CHECKING:
+    from framecast.evaluate.reconstructed import Reconstructed
+    from framecast.generate import Model
+    from framecast.metrics.features import FeatureNetwork
+    from framecast.video import Clip
 
 
 def _reconstruct_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
+    parser.add_argument(
+        "--planes",
+        dest="views",
+        type=_views,
+        default=[],
+        metavar="P,P",
+        help="show what these planes of the code carry by themselves, too: xy, motion or both (pvdm)",
+    )
+    parser.add_argument("--i3d", type=Path, metavar="FILE", help="I3D weights, for R-FVD")
+    parser.add_argument(
+        "--i3d-eps", type=float, metavar="X", help="batch-norm epsilon of I3D weights that do not tell it"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<clip name>; nothing is overwritten")
     argument_device(parser)
     arguments_reading(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<clip name>; nothing is overwritten")
+
+
+def _views(text: str) -> list[str]:
+    """Type of `--planes`."""
+    return list(dict.fromkeys(text.split(",")))
 
 
 def _reconstruct(args: argparse.Namespace, console: Console) -> int:
-    model, results, outs = load_model(args), [], list[Path]()
+    from framecast.evaluate.reconstructed import Reconstructed
+
+    if args.i3d_eps is not None and args.i3d is None:
+        raise UsageError("--i3d-eps goes with --i3d FILE.")
+    model, outs = load_model(args, verb="reconstruct"), list[Path]()
+    if wrong := [view for view in args.views if view not in model.codec.views]:
+        raise UsageError(f"{model.name} has no planes {wrong[0]!r}; it has {', '.join(model.codec.views)}.")
     for path in args.videos:
         outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
-    clips = [read_for(path, model, args, console, frames=None) for path in args.videos]  # all, before any is worked on
-    for path, clip, out in zip(args.videos, clips, outs, strict=True):
-        made = model.reconstruct(clip)
+    several = Reconstructed(model.video, _i3d(args))
+    piped = _looked_at(model, args, console)
+    results: list[dict[str, Any]] = []
+    for path, out in zip(args.videos, outs, strict=True):
+        clip = piped.get(path) or read_for(path, model, args, None, frames=None)
+        with console.progress(path, unit="pieces") as progress:
+            made = model.reconstruct(clip, views=args.views, progress=progress)
         files = made.save(out)
-        scores = made.scores()
-        assert scores is not None
-        results.append({"clip": path, "scores": scores, "files": [str(file) for file in files], **made.record})
-    rows = [[r["clip"], r["scores"]["model"]["psnr"], r["bits_per_frame"]] for r in results]
-    console.say(table(["clip", "PSNR dB", "bits per frame"], rows))
-    console.result({"results": results})
+        several.add(clip, made.video, unit=path)
+        told = {"clip": path, "out": str(out), "files": [str(file) for file in files]}
+        results.append(told | made.record | made.figures)
+    _tell_reconstructed(results, console)
+    console.result({"results": results, "together": _tell_together(several, console)})
     return 0
 
 
+def _i3d(args: argparse.Namespace) -> FeatureNetwork | None:
+    if args.i3d is None:
+        return None
+    from framecast.devices import pick_device
+    from framecast.metrics.i3d_weights import load_i3d
+
+    return load_i3d(args.i3d, eps=args.i3d_eps).to(pick_device(args.device))
+
+
+def _looked_at(model: Model, args: argparse.Namespace, console: Console) -> dict[str, Clip]:
+    """Read the beginning of every clip, so that what is wrong with one is said before any is worked on.
+
+    Returns:
+        The clip of standard input, which can be read only once.
+    """
+    length, piped = model.codec.frames, {}
+    for path in args.videos:
+        clip = read_for(path, model, args, console, frames=None if path == "-" else length)
+        if len(clip) < length:
+            few = "1 frame" if len(clip) == 1 else f"{len(clip)} frames"
+            raise ValueError(f"{path}: {few}, but {model.name} encodes {length} at once: give a longer clip.")
+        if differs := model.unlike(clip[:length]):
+            console.note(f"note: {path}: {differs}")
+        if path == "-":
+            piped[path] = clip
+    return piped
+
+
+def _tell_reconstructed(results: list[dict[str, Any]], console: Console) -> None:
+    views = list(results[0]["psnr_only"])
+    bits = results[0]["code_bits"] / results[0]["code_values"]
+    head = ["clip", "frames", "PSNR dB", f"at {bits:g} bits a value", *(f"{view} only" for view in views)]
+    head += ["values", "bits", "bits a frame", "written to"]
+    rows = [
+        [r["clip"], r["frames"], r["psnr"], r["psnr_stored"], *(r["psnr_only"][view] for view in views),
+         f"{r['ratio']:.4g}:1", f"{r['ratio_bits']:.4g}:1", float(r["bits_per_frame"]), r["out"]]
+        for r in results
+    ]  # fmt: skip
+    console.say(table(head, rows))
+    console.say(
+        "(PSNR over all 8-bit frames of a clip, also with code values kept in so many bits; values: pixel values to "
+        "code values; bits: of 8-bit frames to those of the code)"
+    )
+    for part in results[0].get("untrained", []):
+        console.note(f"note: {results[0]['model']} has no trained {part} yet: it can reconstruct, and draws nothing.")
+
+
+def _tell_together(several: Reconstructed, console: Console) -> dict[str, Any]:
+    """All clips together, as a set: the figures by name, or why there are none."""
+    try:
+        found = several.figures()
+    except ValueError as error:
+        console.say(str(error))
+        return {"missing": str(error)}
+    told = {name: figure.plain() for name, figure in found.items()}
+    console.say(f"all together, {many(several.windows, 'window')} of {several.frames} frames beside the originals:")
+    tell_figures(told, console)
+    if several.i3d is None:
+        console.say("(rf3d-v1 is no R-FVD and does not compare with published ones: those take --i3d FILE)")
+    return told
+
+
 RECONSTRUCT = Command(
-    about="Encode and decode clips with a model that has a codec; prints PSNR and the bits of the code.",
-    example="framecast reconstruct MODEL clip.mp4",
+    about="Encode and decode clips with a model that has a codec: how good that is (PSNR), and how small the code. All "
+    "clips together also have a distance between reconstructions and originals, cut into windows of the model's clip "
+    "length: R-FVD with the weights of I3D, else that of random filters (rf3d-v1), which is another number. Of a model "
+    "only the codec need be trained.",
+    example="framecast reconstruct MODEL clip.mp4 --planes xy,motion\nframecast reconstruct RUN clips/*.mp4 --i3d FILE",
     arguments=_reconstruct_arguments,
     run=_reconstruct,
 )

@@ -112,6 +112,8 @@ class Computed:
             "sample": to_plain(self.options), "seed": seed,
             "changed": [key for key, value in to_plain(self.options).items() if own[key] != value],
         }  # fmt: skip
+        if model.untrained:
+            self.record["untrained"] = list(model.untrained)
         self._chunk: tuple[tuple[str, int], Made] | None = None  # the last one drawn
 
     def samples(self, case: Case, window: str, clip: Clip | None, count: int) -> Made:
@@ -120,25 +122,25 @@ class Computed:
         assert clip is not None
         began, truncates = time.perf_counter(), self.quantise == "truncate" and clip.frames.dtype == torch.uint8
         asked = replace(clip, frames=clip.frames.float(), value_range=(0.0, 255.0)) if truncates else clip
-        video = self._answer(case, window, asked, count).video
+        video = self._answer(case, window, asked, count)
         if truncates:
             video = video.clamp(0, 255).floor().to(torch.uint8)
         return Made(video, time.perf_counter() - began, clip.value_range)
 
-    def _answer(self, case: Case, window: str, clip: Clip, count: int) -> Forecast:
+    def _answer(self, case: Case, window: str, clip: Clip, count: int) -> Tensor:
         seed, known = mix("window", self.seed, window), list(case.known)
         how: dict[str, Any] = {
             "samples": count, "seed": seed, "batch": self.batch, "options": to_plain(self.options),
         }  # fmt: skip
         if self.task == "reconstruct":
-            return self.model.reconstruct(clip)
+            return self.model.reconstruct(clip).video[None]
         if known == list(range(len(known))):
-            return self.model.predict(clip, len(clip) - len(known), context=len(known), **how)
-        return self.model.infill(clip, known, **how)
+            return self.model.predict(clip, len(clip) - len(known), context=len(known), **how).video
+        return self.model.infill(clip, known, **how).video
 
     def reconstructed(self, clip: Clip) -> Tensor | None:
         """The clip encoded and decoded, (T, C, H, W); None where the model cannot."""
-        return self.model.reconstruct(clip).video[0] if self.model.system.codec is not None else None
+        return self.model.reconstruct(clip).video if self.model.system.codec is not None else None
 
     def generated(self, case: Case, chunk: int) -> Made:
         """`CHUNK` clips drawn from nothing, in the units of the model's training clips."""

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PVDM's autoencoder as a codec of clips of any length, and what is left of a clip in some of its planes."""
+"""PVDM's autoencoder as a codec: planes as floats, planes in bytes, and what some of the planes tell of a clip."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
+from framecast.system import Code
 from framecast.systems.pvdm.autoencoder import PLANES, Autoencoder, Planes
 from framecast.video import Video
 
@@ -15,60 +13,54 @@ LEVELS = 255  # of a latent value kept in 8 bits, less one
 
 
 class PlanesCodec:
-    """Clips to planes and back, piece by piece of the autoencoder's clip length.
+    """Clips of the autoencoder's length to planes and back.
 
-    Codes are dicts of `xy`, `yt` and `xt`, (B, pieces, C, ...), float32 in -1 to 1 or uint8, and `frames`, the length
-    of the clip. Where the last piece is not full it begins earlier, and of its frames only the last are used.
+    Codes are dicts of `xy`, `yt` and `xt`, (B, C, ...), float32 in -1 to 1 or uint8.
 
     Args:
         autoencoder: in evaluation mode.
+
+    Example:
+        >>> from framecast.systems.pvdm.config import AutoencoderConfig
+        >>> config = AutoencoderConfig(width=8, patch=4, depth=1, heads=1, head_width=8, plane_depth=1)
+        >>> codec = PlanesCodec(Autoencoder(config, channels=1, size=(8, 8), frames=4))
+        >>> code = codec.encode(torch.zeros(1, 4, 1, 8, 8))
+        >>> codec.bits(code), codec.stored(code)["xt"].dtype
+        (640, torch.uint8)
     """
 
-    views = ("xy", "motion")
+    parts: tuple[str, ...] = ("autoencoder",)
+    views: tuple[str, ...] = ("xy", "motion")
 
     def __init__(self, autoencoder: Autoencoder):
         self.autoencoder = autoencoder
+        self.frames = autoencoder.frames
 
-    def encode(self, video: Video) -> dict[str, Tensor]:
-        """The code of clips.
+    def encode(self, video: Video) -> Code:
+        """The planes of clips.
 
         Raises:
-            ValueError: clips shorter than the autoencoder's, or of another size.
+            ValueError: clips of another length or size than the autoencoder's.
         """
-        frames, length = video.shape[1], self.autoencoder.frames
-        if frames < length:
-            raise ValueError(
-                f"the clip has {frames} frames, the autoencoder encodes {length} at once: give a longer clip."
-            )
-        pieces = [self.autoencoder.encode(video[:, start : start + length]) for start in _starts(frames, length)]
-        code = {name: torch.stack([getattr(piece, name) for piece in pieces], dim=1) for name in PLANES}
-        return {"frames": torch.tensor(frames), **code}
+        planes = self.autoencoder.encode(video)
+        return {name: getattr(planes, name) for name in PLANES}
 
-    def decode(self, code: dict[str, Tensor]) -> Video:
+    def decode(self, code: Code) -> Video:
         """The clips of a code, in -1 to 1."""
-        frames, length = int(code["frames"]), self.autoencoder.frames
-        planes = {name: _values(code[name]) for name in PLANES}
-        made: list[Tensor] = []
-        for k, start in enumerate(_starts(frames, length)):
-            piece = self.autoencoder.decode(Planes(**{name: plane[:, k] for name, plane in planes.items()}))
-            made.append(piece[:, k * length - start :])
-        return torch.cat(made, dim=1)
+        values = {name: code[name].float() for name in PLANES}
+        if code["xy"].dtype == torch.uint8:
+            values = {name: plane * (2 / LEVELS) - 1 for name, plane in values.items()}
+        return self.autoencoder.decode(Planes(**values))
 
-    def bits(self, code: dict[str, Tensor]) -> float:
-        """Size of the code of one clip, per frame of the clip."""
-        sizes = [code[name][0].numel() * code[name].element_size() * 8 for name in PLANES]
-        return sum(sizes) / int(code["frames"])
-
-    def values(self, code: dict[str, Tensor]) -> int:
-        """Numbers in the code of one clip."""
-        return sum(code[name][0].numel() for name in PLANES)
-
-    def in_bytes(self, code: dict[str, Tensor]) -> dict[str, Tensor]:
+    def stored(self, code: Code) -> Code:
         """The code with one byte per value: the nearest of 256 steps from -1 to 1."""
-        kept: dict[str, Tensor] = {name: ((code[name] + 1) * (LEVELS / 2)).round().to(torch.uint8) for name in PLANES}
-        return {**code, **kept}
+        return {name: ((code[name] + 1) * (LEVELS / 2)).round().to(torch.uint8) for name in PLANES}
 
-    def only(self, code: dict[str, Tensor], view: str) -> dict[str, Tensor]:
+    def bits(self, code: Code) -> int:
+        """Size of the stored code of one clip."""
+        return 8 * sum(code[name][0].numel() for name in PLANES)
+
+    def only(self, code: Code, view: str) -> Code:
         """The code without what the other planes carry.
 
         Args:
@@ -84,17 +76,3 @@ class PlanesCodec:
         flat: dict[str, tuple[int, ...]] = {"yt": (-2,), "xt": (-2,)} if view == "xy" else {"xy": (-2, -1)}
         means = {name: code[name].mean(axes, keepdim=True).expand_as(code[name]) for name, axes in flat.items()}
         return {**code, **means}
-
-
-def _starts(frames: int, length: int) -> list[int]:
-    """First frames of the pieces.
-
-    Example:
-        >>> _starts(40, 16)
-        [0, 16, 24]
-    """
-    return [min(k * length, frames - length) for k in range(math.ceil(frames / length))]
-
-
-def _values(plane: Tensor) -> Tensor:
-    return plane.float() * (2 / LEVELS) - 1 if plane.dtype == torch.uint8 else plane
