@@ -226,6 +226,10 @@ def test_known_frames_as_the_model_made_them(model):
     assert torch.equal(made[:, :3], longer[:, :3])  # the model never looks at those
     assert torch.equal(made[:, 7:], kept[:, 7:])
     assert torch.equal(kept[:, :7], longer)
+    window = torch.cat([CLIP, torch.zeros_like(CLIP)], dim=1)
+    for given, expected in (("model", seen), ("exact", CLIP)):
+        known, options = torch.arange(8) < 4, replace(QUICK, given=given)
+        assert torch.equal(model.sample(window, known, rng=draws(0, (0, 1)), options=options)[0][:, :4], expected)
 
 
 def test_noise_of_a_row_does_not_depend_on_its_neighbours(model):

@@ -272,6 +272,16 @@ def test_gradients_of_each_discriminator_are_clipped_by_itself_and_the_autoencod
     assert torch.equal(grads(model.autoencoder), before)
 
 
+@pytest.mark.parametrize(("turn", "other"), [("autoencoder", "discriminators"), ("discriminators", "autoencoder")])
+def test_the_group_that_waits_gets_no_gradient(turn, other):
+    _, stage, clip, _ = in_phase_b()
+    learners = {name: Learner(stage, group) for name, group in stage.groups().items()}
+    learners[turn].take_turn(learners, 0, max_steps=10)
+    stage.loss({"clip": clip}, step=0, turn=turn, rng=draws(0, ROWS)).total.backward()
+    assert all(weight.grad is None for weight in learners[other].weights.values())
+    assert all(weight.grad is not None for weight in learners[turn].weights.values())
+
+
 def test_without_a_second_phase_there_are_no_discriminators():
     stage = first_stage(system())
     assert list(stage.groups()) == ["autoencoder"]
