@@ -485,11 +485,16 @@ def load_parts(system: System, info: ModelInfo, names: Iterable[str]) -> dict[st
 
 
 def untrained(info: ModelInfo, part: str) -> str:
-    """What to say where a part is wanted that is not trained yet: which stage trains it."""
+    """What to say where a part is wanted that is not trained yet."""
+    stage = stage_of(info, part)
+    return f"{info.dir} has no trained part {part}; train it: framecast train … --stage {stage} --from {info.dir}"
+
+
+def stage_of(info: ModelInfo, part: str) -> str:
+    """The stage that trains a part which is not trained yet."""
     stages = list(get_type_hints(get_type_hints(resolve(entry(info.system).experiment))["stages"]))
     done = {there.stage for there in info.parts.values() if there}
-    stage = part if part in stages else next((name for name in stages if name not in done), stages[-1])
-    return f"{info.dir} has no trained part {part}; train it: framecast train … --stage {stage} --from {info.dir}"
+    return part if part in stages else next((name for name in stages if name not in done), stages[-1])
 
 
 def _check_needs(info: ModelInfo, name: str, part: PartInfo) -> None:

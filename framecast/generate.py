@@ -339,9 +339,7 @@ class Model:
             options=self.options({"steps": steps, "sampler": sampler, **(options or {})}), progress=progress,
         )  # fmt: skip
 
-    def reconstruct(
-        self, clip: Clip, *, views: Sequence[str] = (), progress: Progress | None = None
-    ) -> Reconstruction:
+    def reconstruct(self, clip: Clip, *, views: Sequence[str] = (), progress: Progress | None = None) -> Reconstruction:
         """Encode and decode a clip, of any length from that of a piece of the codec on.
 
         Args:

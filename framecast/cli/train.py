@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console
 from framecast.cli.parsing import Command, Parser, Settings, UsageError, apply_settings, positive
 from framecast.experiment import Experiment, from_plain, read_yaml, to_plain
 from framecast.systems import SYSTEMS, entry, meant, preset, presets, resolve
+
+if TYPE_CHECKING:
+    from framecast.train import Trained
 
 
 def _arguments(parser: Parser) -> None:
@@ -157,6 +160,17 @@ def _train(experiment: Experiment | None, args: argparse.Namespace, console: Con
     else:
         curves = save_curves(done.dir / "curves.png", done.dir / "metrics.csv")
         console.say(f"{done.dir}: step {done.steps}, loss {done.loss:.4g}" + (", curves.png" if curves else ""))
-    console.say(f"next: framecast predict {done.dir} CLIP --samples 3")
+    console.say(f"next: {_next(done)}")
     console.result(to_plain(done) | {"dir": str(done.dir), "checkpoint": str(done.checkpoint)})
     return 0
+
+
+def _next(done: Trained) -> str:
+    """What to do after a run: train the stage that is missing, or else draw."""
+    from framecast.checkpoint import describe, stage_of
+
+    info = describe(done.checkpoint)
+    missing = next((name for name, part in info.parts.items() if part is None), None)
+    if missing is None:
+        return f"framecast predict {done.dir} CLIP --samples 3"
+    return f"framecast train {done.dir}/config.yaml --stage {stage_of(info, missing)} --from {done.dir}"

@@ -404,6 +404,7 @@ def test_both_stages_are_trained_and_drawn_with_by_commands(tmp_path, monkeypatc
 
     lacks = cast("train", "e.yaml", "--out", "first", "--stages.autoencoder.perceptual_weight", 4)
     assert "the loss has no LPIPS: vgg16-397923af.pth is neither a file here" in lacks
+    assert "next: framecast train first/config.yaml --stage diffusion --from first" in lacks
     cast("train", "e.yaml", "--stage", "diffusion", "--from", "first", "--out", "second")
     cast("generate", "second", "--frames", 10, "-n", 2, "--out", "made")
     cast("predict", "second", clips / "clip0.npy", "--context", 4, "--horizon", 6, "--out", "future")

@@ -77,11 +77,11 @@ def ucf101_256_l() -> PVDMExperiment:
         stages=PVDMStages(
             autoencoder=AutoencoderStageConfig(
                 clip_frames=16,  # paper; code
-                batch=24,  # paper; code: a clip on each of 8 devices in 3 micro-batches
+                batch=24,  # code: a clip on each of 8 devices in 3 micro-batches
                 accumulate=3,  # code
                 max_steps=87_000,  # phase A for 250,000 micro-batches, phase B for 12,000: the authors' advice
                 adversarial_from=83_000,
-                pixel_weight=4.0,  # code; the paper's weights have the same ratios
+                pixel_weight=4.0,  # code; by others' notes the paper's weights have the same ratios
                 perceptual_weight=4.0,  # code
                 adversarial_weight=1.0,  # code
                 matching_weight=4.0,  # code; not in the paper
@@ -194,7 +194,7 @@ def tiny32() -> PVDMExperiment:
     flows = vortex32()
     stages = replace(
         flows.stages,
-        autoencoder=replace(flows.stages.autoencoder, max_steps=3_000),
+        autoencoder=replace(flows.stages.autoencoder, max_steps=3_000, perceptual_weight=1.0),  # where VGG-16 is there
         diffusion=replace(flows.stages.diffusion, max_steps=2_000),
     )
     return replace(flows, data=DataConfig(channels=3, size=32), stages=stages)
