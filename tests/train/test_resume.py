@@ -49,7 +49,7 @@ class StopAt(Silent):
 def experiments(tmp_path):
     clips = write_clips(tmp_path / "clips")
     data = {"dir": str(clips), "flip": True, "crop": "random"}
-    pvdm = change(TINY["pvdm"](), data=data)
+    pvdm = change(TINY["pvdm"](), data=data, preview_every=None)
     fresh = {"cache": False, "draw": "step", "accumulate": 2}
     return {
         "toy": change(TINY["toy"](), data=data, accumulate=2),
@@ -66,7 +66,7 @@ def experiments(tmp_path):
         # stopped while discriminators learn
         "pvdm": of_stage(pvdm, "autoencoder", accumulate=2, adversarial_from=2, discriminator_optimiser=CALM),
         "pvdm/diffusion": of_stage(pvdm, "diffusion", **fresh),
-        "pvdm/diffusion, kept": change(TINY["pvdm"](), data={"dir": str(clips)}),
+        "pvdm/diffusion, kept": change(pvdm, data={"flip": False, "crop": "center"}),
     }
 
 
