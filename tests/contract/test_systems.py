@@ -7,17 +7,20 @@ import random
 import pytest
 import torch
 
+import framecast
 from framecast.assets import Assets
 from framecast.checkpoint import PartInfo, build_system, load_system, save_model
 from framecast.draws import draws
 from framecast.experiment import VideoSpec, to_plain
-from framecast.generate import complete
+from framecast.generate import Model, complete
 from framecast.systems import SYSTEMS
 from framecast.task import Task, UnsupportedTask
 from framecast.train.run import run
+from framecast.video import Clip
 from tests.tiny import TINY, TOY, change, write_clips
 
 NAMES = sorted({"toy", *SYSTEMS})
+CODED = [name for name, row in SYSTEMS.items() if "reconstruct" in row.tasks and name in TINY]
 STAGES = [(name, stage.name) for name in NAMES if name in TINY for stage in dataclasses.fields(TINY[name]().stages)]
 
 
@@ -188,6 +191,104 @@ def test_saved_and_loaded_system_samples_the_same(name, tmp_path):
     again = load_system(save_model(tmp_path / "m", system, parts=parts, provenance={}))
     for task in supported(system).values():
         assert torch.equal(answer(again, task)[1], answer(system, task)[1])
+
+
+# ---- codecs
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_what_can_reconstruct_has_a_codec_and_nothing_else_has(name):
+    codec = build(name).codec
+    assert (codec is not None) == ("reconstruct" in SYSTEMS[name].tasks)
+
+
+@pytest.mark.parametrize("name", CODED)
+@torch.no_grad()
+def test_codec_gives_back_clips_of_its_length(name):
+    system = build(name)
+    codec = system.codec
+    assert codec.parts and set(codec.parts) <= system.parts().keys()
+    video = clips(system, frames=codec.frames)
+    code = codec.encode(video)
+    made = codec.decode(code)
+    assert made.shape == video.shape and made.dtype == torch.float32
+    assert torch.isfinite(made).all() and made.abs().max() <= 1
+    assert all(len(tensor) == len(video) for tensor in code.values())
+    assert all(map(torch.equal, code.values(), codec.encode(video).values()))
+    assert torch.equal(made, codec.decode(code))
+
+
+@pytest.mark.parametrize("name", CODED)
+@torch.no_grad()
+def test_code_of_a_clip_does_not_depend_on_its_neighbours(name):
+    system = build(name)
+    video = clips(system, frames=system.codec.frames)
+    code, alone = system.codec.encode(video), system.codec.encode(video[1:2])
+    for key, tensor in alone.items():
+        torch.testing.assert_close(tensor, code[key][1:2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(system.codec.decode(alone), system.codec.decode(code)[1:2], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CODED)
+@torch.no_grad()
+def test_stored_code_is_whole_numbers_that_fit_its_bits_and_tells_nearly_the_same(name):
+    system = build(name)
+    codec, video = system.codec, clips(system, frames=system.codec.frames)
+    code = codec.encode(video)
+    stored = codec.stored(code)
+    assert stored.keys() == code.keys()
+    values = sum(tensor[0].numel() for tensor in stored.values())
+    most = max(int(tensor.max()) for tensor in stored.values())
+    assert not any(tensor.is_floating_point() or bool((tensor < 0).any()) for tensor in stored.values())
+    assert codec.bits(code) > 0 and most < 2 ** (codec.bits(code) / values)
+    spread = codec.decode(code).std()
+    assert (codec.decode(stored) - codec.decode(code)).abs().max() < 0.1 * spread
+
+
+@pytest.mark.parametrize("name", CODED)
+@torch.no_grad()
+def test_views_tell_less_each_in_its_own_way(name):
+    system = build(name)
+    codec, video = system.codec, clips(system, frames=system.codec.frames)
+    code = codec.encode(video)
+    pictures = [codec.decode(code), *(codec.decode(codec.only(code, view)) for view in codec.views)]
+    assert len(pictures) > 1
+    for i, one in enumerate(pictures):
+        assert one.shape == video.shape and one.abs().max() <= 1
+        assert not any(torch.equal(one, other) for other in pictures[:i])
+    with pytest.raises(ValueError, match="nonsense"):
+        codec.only(code, "nonsense")
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_clips_of_any_length_from_a_piece_on_are_reconstructed(name):
+    system = build(name)
+    length, model = system.codec.frames, Model(system)
+    frames = (clips(system, frames=3 * length)[0] * 127.5 + 127.5).to(torch.uint8)
+    whole = model.reconstruct(Clip(frames))
+    for count in (length, length + 1, 2 * length, 3 * length - 1):
+        made = model.reconstruct(Clip(frames[:count]))
+        assert made.video.shape == frames[:count].shape and made.video.dtype == torch.uint8
+        full = count // length * length
+        assert torch.equal(made.video[:full], whole.video[:full])  # pieces know nothing of each other
+        assert made.figures["pieces"] == -(-count // length)
+    with pytest.raises(ValueError, match=f"{length - 1} frame.*encodes {length} at once"):
+        model.reconstruct(Clip(frames[: length - 1]))
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_reconstruct_needs_the_parts_of_the_codec_and_no_other(name, tmp_path):
+    system = build(name)
+    parts = {part: PartInfo(stage=part, step=1) for part in system.parts()}
+    coder = save_model(
+        tmp_path / "coder", system, parts={part: parts[part] for part in system.codec.parts}, provenance={}
+    )
+    model = framecast.load(coder, device="cpu", verb="reconstruct")
+    clip = Clip((clips(system, frames=system.codec.frames)[0] * 127.5 + 127.5).to(torch.uint8))
+    assert torch.equal(model.reconstruct(clip).video, Model(system).reconstruct(clip).video)
+    assert model.untrained.keys() == parts.keys() - set(system.codec.parts)
+    with pytest.raises(ValueError, match=r"no trained part .*; train it: framecast train … --stage"):
+        framecast.load(coder, device="cpu")
 
 
 # ---- stages
