@@ -328,7 +328,6 @@ TOLD = [  # compare, report, score, samplers
     ("report result --out notes.txt/page.html", 1, r"notes\.txt is a file, and no page .+: use --out page\.html\."),
     ("score tiny clip.npz missing.npz --levels 2", 1, r"missing\.npz: there is no such file"),
     ("score tiny clip.npz one.npy --levels 2 --context 1", 1, r"one\.npy: context is 1, the clip has 1 frame: leave"),
-    ("reconstruct tiny clip.npz missing.npz", 1, r"missing\.npz: there is no such file"),
     ("score tiny one.npy --context 1", 1, r"context is 1, the clip has 1 .+leave at least one to score"),
     ("score tiny clip.npz --context 12", 1, r"context is 12, the clip has 12 frames: leave at least one to score"),
     ("score tiny clip.npz --context -1", 2, r"--context: '-1' is not a number of frames, from 0 on"),
