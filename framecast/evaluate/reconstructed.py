@@ -75,8 +75,8 @@ class Reconstructed:
             raise ValueError(f"{self.name} is not computed: {self._lacks}.")
         if count < FEWEST:
             raise ValueError(
-                f"{self.name} is not computed: {count} of the {FEWEST} windows of {self.frames} frames that it takes at "
-                "least to say anything of a set; give more or longer clips."
+                f"{self.name} is not computed: {count} of the {FEWEST} windows of {self.frames} frames that it takes "
+                "at least to say anything of a set; give more or longer clips."
             )
         real, made = (Features(torch.stack(found), self._units) for found in (self._real, self._made))
         return frechet_figures("r-fvd", real, made) if self.i3d else random_figures(real, made)
