@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 import torch
 
-from framecast.checkpoint import describe, free_name, load_system, point
+from framecast.checkpoint import describe, free_name, load_system, point, untrained
 from framecast.devices import Fabric, hardware, memory, revision, versions
 from framecast.experiment import Experiment, to_yaml
 from framecast.generate import Model
@@ -56,9 +56,10 @@ class Trained:
 
     @property
     def model(self) -> Model:
-        """The model it made, on the processor."""
+        """The model it made, on the processor; parts that later stages train are refused where they are needed."""
         info = describe(self.checkpoint)
-        return Model(load_system(self.checkpoint), name=info.name, digest=info.digest, provenance=info.provenance)
+        system, lacks = load_system(self.checkpoint, require=()), {part: untrained(info, part) for part in info.missing}
+        return Model(system, name=info.name, digest=info.digest, provenance=info.provenance, untrained=lacks)
 
 
 class Stopped(Exception):
