@@ -8,6 +8,7 @@ units, draws samples in chunks and returns a `Forecast`, which can be saved.
 from __future__ import annotations
 
 import math
+import os
 import platform
 import tempfile
 import time
@@ -520,7 +521,13 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if numbers * dtype.itemsize <= IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
     with tempfile.NamedTemporaryFile() as file:
-        file.truncate(numbers * dtype.itemsize)
+        try:
+            os.posix_fallocate(file.fileno(), 0, numbers * dtype.itemsize)  # now, not in the middle of drawing
+        except OSError as error:
+            raise ValueError(
+                f"the drawn frames take {numbers * dtype.itemsize / 1e9:.3g} GB, for which {tempfile.gettempdir()} has "
+                f"no room ({error.strerror}): set TMPDIR to a folder that has, or draw fewer."
+            ) from None
         return torch.from_file(file.name, shared=True, size=numbers, dtype=dtype).view(shape)
 
 

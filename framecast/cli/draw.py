@@ -228,7 +228,8 @@ def _report(forecast: Forecast, files: list[Path], request: _Request, console: C
         f"{request.out}: {len(forecast)} × {many(drawn, 'frame')} in {duration(record['seconds'])} "
         f"({record['frames_per_second']:.3g} frames/s): {_names(files)}"
     )
-    if len(forecast) > 1 and bool((forecast.video == forecast.video[:1]).all()):
+    first, *others = forecast.video
+    if others and all(first.equal(other) for other in others):
         console.note("note: all samples are the same, as this forecast knows no chance: one would do")
     if scores:
         rows = [[who, scores[who]["crps"], scores[who]["crps_fair"], scores[who]["psnr"]] for who in _scored(scores)]

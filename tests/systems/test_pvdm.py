@@ -16,6 +16,7 @@ from framecast.cli.main import main
 from framecast.draws import draws
 from framecast.experiment import StageConfig, VideoSpec, to_yaml
 from framecast.generate import complete, plan, stream
+from framecast.systems.pvdm.autoencoder import Planes
 from framecast.systems.pvdm.config import AutoencoderStageConfig, PVDMSampling
 from framecast.systems.pvdm.pvdm import PVDM
 from framecast.task import Task, UnsupportedTask
@@ -416,3 +417,49 @@ def test_both_stages_are_trained_and_drawn_with_by_commands(tmp_path, monkeypatc
     truth = np.load(clips / "clip0.npy")[:4].transpose(0, 3, 1, 2)
     assert all(np.array_equal(sample[:4], truth) for sample in future[0])
     assert made[0].std() > 0
+
+
+# ---- which plane is which
+
+
+def exchanged(model, latent):
+    planes = model.autoencoder.split(latent)
+    return Planes(planes.xy, planes.xt, planes.yt).flat()
+
+
+def test_the_denoiser_cannot_tell_yt_from_xt_of_square_frames():
+    model = system().double()
+    z, level = normal("z", (2, 4, model.autoencoder.places)).double(), torch.tensor([3, 700])
+    with torch.no_grad():
+        plain, turned = model.denoiser(z, level), exchanged(model, model.denoiser(exchanged(model, z), level))
+    assert error(turned, plain) < 1e-10
+
+
+def test_a_clip_from_nothing_is_put_the_right_way_round(monkeypatch):
+    model = system()
+    right = normal("right", (3, 4, model.autoencoder.places)).tanh()
+    came = torch.cat([right[:1], exchanged(model, right[1:2]), right[2:]])
+    # an autoencoder that knows its own latents
+    monkeypatch.setattr(model, "_changed", lambda latent: (latent - right).square().mean((1, 2)))
+    assert torch.equal(model.in_order(came), right)
+    monkeypatch.setattr(model, "draw", lambda rows, condition, **_: came)
+    nothing = torch.zeros(3, 4, 1, 8, 8), torch.zeros(4, dtype=torch.bool)
+    for order, wanted in (("told", right), ("drawn", came)):
+        _, carry = model.sample(*nothing, rng=draws(0, range(3)), options=replace(QUICK, order=order))
+        assert torch.equal(carry, wanted)
+
+
+def test_planes_change_less_by_decoding_and_encoding_the_nearer_they_are_to_a_clip(model):
+    with torch.no_grad():
+        latent = model.autoencoder.encode(CLIP).flat()
+        again = model.autoencoder.encode(model.autoencoder.decode(model.autoencoder.split(latent))).flat()
+    torch.testing.assert_close(model._changed(latent), (again - latent).square().mean((1, 2)))
+
+
+def test_clips_after_a_clip_and_frames_that_are_not_square_are_left(monkeypatch):
+    model = system()
+    monkeypatch.setattr(model, "in_order", lambda latent: pytest.fail("a condition tells which plane is which"))
+    model.sample(torch.zeros(1, 8, 1, 8, 8), torch.arange(8) < 4, rng=draws(0, [0]), options=QUICK)
+    wide = system(replace(SPEC, width=16))
+    latent = normal("wide", (1, 4, wide.autoencoder.places))
+    assert wide.in_order(latent) is latent

@@ -36,7 +36,7 @@ class Deaf:
     """As much of a denoiser as examples need."""
 
     config = SimpleNamespace(conditional=True)
-    channels, checkpointing = 4, False
+    channels, checkpointing, training = 4, False, True
 
 
 def second_stage(model=None, **settings) -> DiffusionStage:
@@ -70,6 +70,13 @@ def test_one_draw_decides_for_a_whole_step():
         assert len(set(conditions)) == 1
         told.append(conditions[0] is not None)
     assert sum(told) / len(told) == pytest.approx(0.3, abs=0.05)  # four deviations
+
+
+def test_validation_sees_both_kinds_of_clips(monkeypatch):
+    stage = second_stage(conditional=0.3, draw="step")
+    monkeypatch.setattr(stage.denoiser, "training", False)
+    _, conditions = named(stage, 1500, step=0)
+    assert sum(c is not None for c in conditions) / 1500 == pytest.approx(0.3, abs=0.05)
 
 
 def test_micro_batches_and_processes_share_the_draw_of_a_step():
@@ -163,6 +170,7 @@ def test_latents_are_those_of_the_autoencoder_and_carry_no_gradient():
 @pytest.mark.parametrize("draw", ["step", "clip", "none"])
 def test_kept_latents_give_the_loss_of_fresh_ones_of_the_same_windows(draw):
     model, clip = system(), clips(rows=6, frames=8)
+    model.denoiser.train()
     valid = torch.ones(6, 8, dtype=torch.bool)
     valid[2, 5:] = False
     keeping, fresh = (second_stage(model, draw=draw, conditional=0.5, cache=cache) for cache in (True, False))

@@ -103,6 +103,10 @@ class PVDMSampling(SampleOptions):
     eta: float = 1.0  # ddim: share of fresh noise, 0 to 1
     guidance: float = 0.0  # w of classifier-free guidance towards the clip before; 0: none, and half of the work
     bound: float | None = 1.0  # clamp of the estimated latent, whose values are those of a tanh; null: none
+    order: Literal["told", "drawn"] = (
+        "told"  # of yt and xt in a clip from nothing, which a denoiser cannot tell apart where frames are square: told
+        # exchanges them where the autoencoder then knows its own latent better; drawn leaves them, as published
+    )
     condition: Literal["latent", "frames"] = (
         "latent"  # what a drawn clip tells the next one: its latent, or the latent of its decoded frames
     )

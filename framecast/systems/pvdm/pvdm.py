@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from framecast.assets import Assets
@@ -20,7 +21,7 @@ from framecast.diffusion.schedule import descending, named, snr_levels, trailing
 from framecast.draws import Draws
 from framecast.experiment import StageConfig, VideoSpec
 from framecast.system import Carry, Stage, System, UnsupportedTask, Video, Window
-from framecast.systems.pvdm.autoencoder import Autoencoder
+from framecast.systems.pvdm.autoencoder import Autoencoder, Planes
 from framecast.systems.pvdm.codec import PlanesCodec
 from framecast.systems.pvdm.config import AutoencoderStageConfig, DiffusionStageConfig, PVDMConfig, PVDMSampling
 from framecast.systems.pvdm.denoiser import Denoiser, Latent, denoise
@@ -117,6 +118,8 @@ class PVDM(System):
             raise ValueError(f"pvdm is given a clip of {self.video.clip_frames} frames or none, not {given.shape[1]}.")
         condition = self.autoencoder.encode(given).flat() if given.shape[1] else carry
         latent = self.draw(len(frames), condition, rng=rng, options=options)
+        if condition is None and options.order == "told":
+            latent = self.in_order(latent)
         made = self.autoencoder.decode(self.autoencoder.split(latent))
         if options.given == "model" and condition is not None and given.shape[1]:
             given = self.autoencoder.decode(self.autoencoder.split(condition))
@@ -145,6 +148,27 @@ class PVDM(System):
         if options.sampler == "dpmpp_2m":
             return sampling.dpmpp_2m(network, self.schedule, z, times, rng=rng)
         return sampling.ddpm(network, self.schedule, z, times, rng=rng, variance="small")
+
+    def in_order(self, latent: Latent) -> Latent:
+        """Latents of clips whose planes yt and xt are exchanged where they came the wrong way round.
+
+        Of square frames both have one shape, and the denoiser treats them alike: exchanged noise becomes an exchanged
+        clip, and without a condition either way round is as likely. The wrong way round they are no latent of any clip,
+        so that they change when they are decoded and encoded again; the order is taken in which they change less.
+
+        DEVIATES: the official code leaves them as they come.
+        """
+        if self.autoencoder.grid[0] != self.autoencoder.grid[1]:
+            return latent
+        planes = self.autoencoder.split(latent)
+        exchanged = Planes(planes.xy, planes.xt, planes.yt).flat()
+        wrong = self._changed(exchanged) < self._changed(latent)
+        return torch.where(wrong[:, None, None], exchanged, latent)
+
+    def _changed(self, latent: Latent) -> Float[Tensor, " b"]:
+        """Mean squared change of latents by decoding and encoding."""
+        again = self.autoencoder.encode(self.autoencoder.decode(self.autoencoder.split(latent))).flat()
+        return (again - latent).square().mean((1, 2))
 
     def levels(self, options: PVDMSampling, steps: int) -> list[int]:
         """Noise levels that sampling visits, rising: evenly spaced; for `dpmpp_2m` in the log signal-to-noise ratio."""

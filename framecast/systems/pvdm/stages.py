@@ -6,6 +6,7 @@ Paper sections 3.2 and 3.3; schedules, weights and what discriminators see are t
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -229,7 +230,7 @@ class DiffusionStage(Stage):
         """Which clips are conditional."""
         if self.settings.draw == "none":
             return paired
-        if self.settings.draw == "step":
+        if self.settings.draw == "step" and self.denoiser.training:  # judged by one coin, either side would go unseen
             # DEVIATES: one draw for all processes, where the code makes one per process
             chance = torch.rand((), generator=rng.shared).expand(len(paired))
         else:
@@ -269,6 +270,11 @@ def _perceptual(
         return None, (
             f"the loss has no LPIPS: {settings.vgg} is neither a file here nor in {assets.dir}; put VGG-16 as "
             "torchvision has it there, or name it with stages.autoencoder.vgg.",
+        )
+    if not settings.lin and find_spec("torchmetrics") is None:
+        return None, (
+            "the loss has no LPIPS: its own weights come with torchmetrics, which is not installed: pip install "
+            "framecast[metrics], or name a file of them with stages.autoencoder.lin.",
         )
     network = load_lpips("vgg", path, Path(settings.lin).expanduser() if settings.lin else None)
     height, width = autoencoder.size
