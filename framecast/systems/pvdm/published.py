@@ -175,7 +175,7 @@ def vortex32() -> PVDMExperiment:
             ),
             diffusion=DiffusionStageConfig(
                 batch=16,
-                max_steps=7_000,
+                max_steps=5_500,
                 conditional=0.5,  # forecasts matter as much as clips from nothing
                 draw="clip",
                 cache=True,

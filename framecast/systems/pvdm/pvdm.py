@@ -119,8 +119,9 @@ class PVDM(System):
         condition = self.autoencoder.encode(given).flat() if given.shape[1] else carry
         latent = self.draw(len(frames), condition, rng=rng, options=options)
         if condition is None and options.order == "told":
-            latent = self.in_order(latent)
-        made = self.autoencoder.decode(self.autoencoder.split(latent))
+            latent, made = self.in_order(latent)
+        else:
+            made = self.autoencoder.decode(self.autoencoder.split(latent))
         if options.given == "model" and condition is not None and given.shape[1]:
             given = self.autoencoder.decode(self.autoencoder.split(condition))
         # OFFICIAL: the drawn latent itself, as in algorithm 1; "frames" is what others do who run the official code
@@ -149,8 +150,8 @@ class PVDM(System):
             return sampling.dpmpp_2m(network, self.schedule, z, times, rng=rng)
         return sampling.ddpm(network, self.schedule, z, times, rng=rng, variance="small")
 
-    def in_order(self, latent: Latent) -> Latent:
-        """Latents of clips whose planes yt and xt are exchanged where they came the wrong way round.
+    def in_order(self, latent: Latent) -> tuple[Latent, Video]:
+        """Latents of clips, their planes yt and xt exchanged where they came the wrong way round; and their clips.
 
         Of square frames both have one shape, and the denoiser treats them alike: exchanged noise becomes an exchanged
         clip, and without a condition either way round is as likely. The wrong way round they are no latent of any clip,
@@ -158,17 +159,19 @@ class PVDM(System):
 
         DEVIATES: the official code leaves them as they come.
         """
-        if self.autoencoder.grid[0] != self.autoencoder.grid[1]:
-            return latent
         planes = self.autoencoder.split(latent)
-        exchanged = Planes(planes.xy, planes.xt, planes.yt).flat()
-        wrong = self._changed(exchanged) < self._changed(latent)
-        return torch.where(wrong[:, None, None], exchanged, latent)
+        made = self.autoencoder.decode(planes)
+        if self.autoencoder.grid[0] != self.autoencoder.grid[1]:
+            return latent, made
+        turned = Planes(planes.xy, planes.xt, planes.yt)
+        other = self.autoencoder.decode(turned)
+        wrong = self._changed(turned.flat(), other) < self._changed(latent, made)
+        latent = torch.where(wrong[:, None, None], turned.flat(), latent)
+        return latent, torch.where(wrong[:, None, None, None, None], other, made)
 
-    def _changed(self, latent: Latent) -> Float[Tensor, " b"]:
-        """Mean squared change of latents by decoding and encoding."""
-        again = self.autoencoder.encode(self.autoencoder.decode(self.autoencoder.split(latent))).flat()
-        return (again - latent).square().mean((1, 2))
+    def _changed(self, latent: Latent, clip: Video) -> Float[Tensor, " b"]:
+        """Mean squared difference of latents from what their decoded clips are encoded to."""
+        return (self.autoencoder.encode(clip).flat() - latent).square().mean((1, 2))
 
     def levels(self, options: PVDMSampling, steps: int) -> list[int]:
         """Noise levels that sampling visits, rising: evenly spaced; for `dpmpp_2m` in the log signal-to-noise ratio."""
