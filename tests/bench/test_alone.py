@@ -12,12 +12,14 @@ import pytest
 from framecast.bench.alone import alone
 
 
+@pytest.mark.slow
 def test_memory_is_what_the_measurement_itself_took():
     held = alone("tests.bench.heavy:allocate", {"megabytes": 300})
     assert held["memory"] == pytest.approx(300e6, rel=0.1)
     assert held["memory_of_process"] > held["memory"]
 
 
+@pytest.mark.slow
 def test_large_measurement_does_not_hide_a_small_one():
     held = alone("tests.bench.heavy:allocate", {"megabytes": 50, "before": 400})
     assert held["memory"] == pytest.approx(50e6, rel=0.2)

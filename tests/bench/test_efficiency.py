@@ -146,6 +146,7 @@ def test_a_size_that_no_network_fits_is_refused_with_the_reason():
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not passes._FREE.is_file(), reason="only Linux tells what memory is free")
 def test_more_memory_than_is_free_is_refused_and_not_killed():
     with pytest.raises(ValueError, match="beyond: there is no memory left for it"):

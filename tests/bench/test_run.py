@@ -176,6 +176,7 @@ def test_command_prints_a_table_and_adds_json_lines(cast, tmp_path):  # noqa: F8
     assert "1 line added" in ran.err
 
 
+@pytest.mark.slow
 def test_command_takes_a_stage_and_settings(cast):  # noqa: F811
     words = (
         "--preset",
@@ -193,6 +194,7 @@ def test_command_takes_a_stage_and_settings(cast):  # noqa: F811
     assert "model.denoiser.width=16, diffusion: 32×32×1, 32 frames" in row["case"]
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_stdout(cast, tmp_path):  # noqa: F811
     ran: Ran = cast("bench", "reading", "--clip", make_clip(tmp_path / "a.npz", frames=20), "--repeats", 1, "--json")
     assert [row["case"] for row in ran.json["rows"]] == ["a.npz, 8×8: in one go", "a.npz, 8×8: random windows"]

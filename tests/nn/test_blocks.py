@@ -108,6 +108,7 @@ def test_layers_keep_float64():
     assert torch.autograd.gradcheck(lambda x: norm_silu(x, norm, modulation=modulation), (x,))
 
 
+@pytest.mark.slow
 def test_residual_block_is_one_graph_to_the_compiler():
     # a break cuts every block in pieces, each compiled anew for every width until the compiler gives up;
     # in a process of its own, because checked annotations break graphs
