@@ -122,7 +122,6 @@ class VideoVQVAESampling(SampleOptions):
     bottom_top_k: int = 0
     top_p: float = 1.0  # only the likeliest top codes that hold this share of probability
     bottom_top_p: float = 1.0
-    cache: bool = True  # every feature is computed once; false: the whole network for every code, slow, to compare
 
 
 @dataclass(frozen=True, kw_only=True)
