@@ -185,7 +185,7 @@ class BottomCondition(nn.Module):
             past: slices n - window to n - 1, the earliest first; `absent` throughout those before the clip.
             n: the slice's number, per row.
         """
-        return self.joined(None if top is None else self.top_slice(top, n), past, n)
+        return self._joined(None if top is None else self.top_slice(top, n), past, n)
 
     def top_features(self, top: Int64[Tensor, "b t h w"]) -> Float[Tensor, "b c s y x"]:
         """What all slices s = 2 t are told by the top codes: once for a clip, where all of it is drawn or learnt."""
@@ -201,20 +201,24 @@ class BottomCondition(nn.Module):
         return _one_step(near * inside[:, None, :, None, None], self.smooth.weight, self.smooth.bias)
 
     def joined(
-        self, top: Float[Tensor, "b c y x"] | None, past: Int64[Tensor, "b k y x"], n: Int64[Tensor, " b"]
+        self, top: Float[Tensor, "b c s y x"] | None, past: Int64[Tensor, "b k y x"], n: Int64[Tensor, " b"]
     ) -> Float[Tensor, "b c y x"]:
-        """The features of one slice per row, of what the top codes tell it.
+        """The features of one slice per row, where those of all top codes are there already.
 
         Args:
-            top: `top_slice`, or the slice of `top_features`; None in a model without top codes.
+            top: `top_features`; None in a model without top codes.
             past: as in `forward`.
             n: as in `forward`.
         """
+        rows = torch.arange(len(past), device=past.device)
+        return self._joined(None if top is None else top[rows, :, n], past, n)
+
+    def _joined(self, seen: Tensor | None, past: Tensor, n: Tensor) -> Tensor:
         before = _embedded(self.past, past)
         for place, conv in enumerate(self.halve):
             before = _halved(F.relu(before) if place else before, conv)
-        seen = before.squeeze(2) if top is None else torch.cat([top, before.squeeze(2)], dim=1)
-        features = self.stack(self.join(seen))
+        before = before.squeeze(2)
+        features: Tensor = self.stack(self.join(before if seen is None else torch.cat([seen, before], dim=1)))
         return features if self.slice_bias is None else features + self.slice_bias(n)[:, :, None, None]
 
     def start_from(self, top: Float[Tensor, "k d"] | None, bottom: Float[Tensor, "k d"]) -> None:
