@@ -8,13 +8,14 @@ Hidden here: batch norm whose moments are those of the rows on all processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from framecast.nn.processes import several, summed
 from framecast.video import Video
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -79,14 +80,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def forward(self, x: Float[Tensor, "b c *axes"]) -> Float[Tensor, "b c *axes"]:
-        if not self.training or not _several_processes():
+        if not self.training or not several():
             return super().forward(x)
         axes = [0, *range(2, x.ndim)]
         values = x.float()
-        count = _summed(values.new_tensor(values[:, 0].numel()))
-        mean = _summed(values.sum(axes)) / count
+        count = summed(values.new_tensor(values[:, 0].numel()))
+        mean = summed(values.sum(axes)) / count
         centred = values - _like(mean, values)
-        variance = _summed(centred.square().sum(axes)) / count
+        variance = summed(centred.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
         return torch.addcmul(_like(self.bias, values), centred, _like(scale, values)).to(x.dtype)
@@ -146,31 +147,6 @@ def _initialise(module: nn.Module) -> None:
     elif isinstance(module, BatchNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-
-
-def _several_processes() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-class _Summed(torch.autograd.Function):
-    """The sum over all processes; its gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].clone()
-        distributed.all_reduce(total)
-        return total
-
-
-def _summed(x: Tensor) -> Tensor:
-    total: Tensor = _Summed.apply(x)
-    return total
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

@@ -90,6 +90,8 @@ class TokenizerStageConfig(StageConfig):
     mask_unit: Literal["clip", "step", "place"] = "clip"  # what is masked or not as one
     codebook_decay: float = 0.99  # gamma of equation 3
     codebook_eps: float = 1e-5  # added to every code's count
+    codebook_average: Literal["ones", "debiased"] = "ones"  # how the averages of equation 3 begin: at one hit of each
+    # code, or at nothing with the bias divided out, as DeepMind's quantisers do, which forgets the codebook at once
     codebook_start: Literal["data", "normal", "uniform"] = "data"  # rows of the first batch, or random numbers
     restart: float = 0.0  # codes chosen less than this share of the mean are put on a vector of the batch; 0: never
     ema: EmaConfig = NO_AVERAGE
