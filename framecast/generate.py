@@ -27,8 +27,8 @@ from framecast.draws import Draws, draws
 from framecast.experiment import SampleOptions, from_plain, to_plain
 from framecast.forecast import Forecast, free_folder
 from framecast.reconstruction import Reconstruction, decoded, encoded
-from framecast.score import Score
-from framecast.system import Carry, Codec, Scorer, System
+from framecast.score import Score, frame_bits
+from framecast.system import Carry, Codec, CodeScorer, Scorer, System
 from framecast.systems import SYSTEMS, presets
 from framecast.task import Task, UnsupportedTask, Window
 from framecast.video import Clip, Video, from_video, to_video
@@ -385,41 +385,62 @@ class Model:
         """How likely the model finds a clip: bits per dimension of every frame after the first `context` ones.
 
         An upper bound on -log2 of the probability that the model gives to the clip, known to a 255th of its value
-        range (for 8-bit clips: to the grey level), per pixel and channel; lower is likelier. See `Score` for what the
-        number can and cannot tell.
+        range (for 8-bit clips: to the grey level), per pixel and channel; lower is likelier. Of a model that draws
+        codes: -log2 of the probability of the clip's codes, exactly, per code. See `Score` for what the number can and
+        cannot tell.
 
         Args:
             clip: any length; what does not fit a window of the model is scored in later ones, given the frames before.
             context: leading frames that are given and not scored; None: as few as the system can do with, often none.
-            levels: noise levels visited: more take longer and bound better; None: the system's own choice.
+            levels: noise levels visited: more take longer and bound better; None: the system's own choice, or that
+                there are none, as where codes are scored.
             seed: of the noise with which the bound is estimated.
             progress: called with network calls done and in all.
 
         Raises:
             UnsupportedTask: the system has no likelihood.
             ValueError: a clip that does not fit the model, a context of fewer frames than the system needs or one that
-                leaves no frame to score, or levels that the model does not have.
+                leaves no frames to score, or none in whole windows, or levels that the model does not have.
         """
         self._fits(clip)
         self._trained()
         scorer, context = self._scorer(), self.given_to_score(len(clip), context)
+        count = self._levels(scorer, levels)
+        task = Task("score", tuple(i < context for i in range(len(clip))))
+        windows, device = scorer.windows(task.known), self.system.device
+        video, known = to_video(clip).to(device), torch.tensor(task.known, device=device)
+        calls = scorer.calls(windows) if scorer.of == "codes" else scorer.calls(windows, count)
+        (low, high), began = _range(clip), time.perf_counter()
+        about: dict[str, Any]
+        with torch.no_grad(), _watched(self.system, progress, total=calls):
+            if scorer.of == "codes":
+                maps = {level: bits[0] for level, bits in scorer.bits(video, known).items()}
+                found = frame_bits(maps, len(clip) - context)
+                about = {"uniform": dict(scorer.uniform), "notes": list(scorer.notes)}
+            else:
+                rng = draws(seed, [0], device)
+                maps, found = {}, scorer.bits(video, known, rng=rng, levels=count)[0].cpu()
+                about = {"levels": count, "most_levels": scorer.most_levels, "bin": (high - low) / BINS}
+        record = self._record(task, {}, seed=seed, samples=1, seconds=time.perf_counter() - began) | about
+        record |= {"fps": clip.fps, "value_range": [low, high]}
+        record |= {"windows": [[w.frames[0], w.frames[-1]] for w in windows]}
+        return Score(tuple(range(context, len(clip))), found, record, maps, clip)
+
+    def _levels(self, scorer: Scorer | CodeScorer, levels: int | Literal["all"] | None) -> int:
+        """How many noise levels are visited, once checked."""
+        if scorer.of == "codes":
+            if levels is not None:
+                raise ValueError(
+                    f"levels is {levels}, but {self.name} scores codes, exactly, and has no noise levels: leave it out."
+                )
+            return 1
         count = scorer.levels if levels is None else scorer.most_levels if levels == "all" else levels
         if not 1 <= count <= scorer.most_levels:
             raise ValueError(
                 f"levels is {count}, but {self.name} scores by at most {scorer.most_levels} noise levels: ask for "
                 "fewer, or for all."
             )
-        task = Task("score", tuple(i < context for i in range(len(clip))))
-        windows, device = scorer.windows(task.known), self.system.device
-        known = torch.tensor(task.known, device=device)
-        began, rng = time.perf_counter(), draws(seed, [0], device)
-        with torch.no_grad(), _watched(self.system, progress, total=scorer.calls(windows, count)):
-            bits = scorer.bits(to_video(clip).to(device), known, rng=rng, levels=count)[0]
-        record = self._record(task, {}, seed=seed, samples=1, seconds=time.perf_counter() - began)
-        low, high = _range(clip)
-        record |= {"levels": count, "most_levels": scorer.most_levels, "fps": clip.fps, "value_range": [low, high]}
-        record |= {"bin": (high - low) / BINS, "windows": [[w.frames[0], w.frames[-1]] for w in windows]}
-        return Score(tuple(range(context, len(clip))), bits.cpu(), record)
+        return count
 
     def given_to_score(self, frames: int, context: int | None = None) -> int:
         """How many leading frames of a clip of so many frames are given when it is scored: `context`, once checked.
@@ -430,18 +451,29 @@ class Model:
 
         Raises:
             UnsupportedTask: the system has no likelihood.
-            ValueError: too few or too many.
+            ValueError: too few, too many, or a number that leaves no whole windows.
         """
-        needs = self._scorer().context
-        given = needs if context is None else context
+        scorer = self._scorer()
+        needs, unit, window = scorer.context, 1, 1
+        if scorer.of == "codes":
+            unit, window = scorer.unit, scorer.frames
+        had = f"{frames} {'frame' if frames == 1 else 'frames'}"
+        if frames < window:
+            raise ValueError(f"the clip has {had}, {self.name} scores windows of {window}: give a longer clip.")
+        fits = needs + (frames - needs) % unit
+        given = fits if context is None else context
         if given < needs:
             raise ValueError(f"context is {given}, but {self.name} needs {needs} or more given frames to score others.")
         if given >= frames:
-            had = f"{frames} {'frame' if frames == 1 else 'frames'}"
             raise ValueError(f"context is {given}, the clip has {had}: leave at least one to score.")
+        if (frames - given) % unit:
+            raise ValueError(
+                f"context is {given}, which leaves {frames - given} of {had} to score, but {self.name} scores {unit} at"
+                f" once: take {fits}, or leave it out."
+            )
         return given
 
-    def _scorer(self) -> Scorer:
+    def _scorer(self) -> Scorer | CodeScorer:
         if self.system.scorer is None:
             raise self._cannot("score", "gives no likelihood")
         return self.system.scorer

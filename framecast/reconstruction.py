@@ -72,7 +72,8 @@ class Reconstruction:
         `psnr`: of the whole clip in 8-bit frames, in decibels, and `psnr_per_frame`; `psnr_stored`: of the stored code;
         `psnr_only`: of parts of the code. `pixel_values` and `code_values`: numbers in the clip and in its code, whose
         quotient is `ratio`; `code_bits`: of the stored code; `ratio_bits`: bits of the 8-bit frames by those;
-        `bits_per_frame`. A last piece that begins before the end of the one before counts in full.
+        `percent_saved`: of the 8-bit frames' bits; `bits_per_frame`; `of_codes`: what else the codec tells of them, by
+        name. A last piece that begins before the end of the one before counts in full.
         """
         per_frame, kept = self.psnr_per_frame(self.video), self.stored()
         values = sum(tensor[0].numel() for code in self.codes for tensor in code.values())
@@ -87,7 +88,9 @@ class Reconstruction:
             "ratio": pixels / values,
             "code_bits": bits,
             "ratio_bits": 8 * pixels / bits,
+            "percent_saved": 100 * (1 - bits / (8 * pixels)),
             "bits_per_frame": bits / len(self),
+            "of_codes": self.codec.figures(self.codes),
             "psnr_per_frame": [round(value, 4) for value in per_frame],
         }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -22,7 +22,10 @@ from framecast.experiment import OptimiserConfig, SampleOptions, StageConfig, Vi
 from framecast.task import UnsupportedTask, Window
 from framecast.video import Known, Video
 
-__all__ = ["Carry", "Code", "Codec", "Group", "Loss", "Scorer", "Stage", "System", "UnsupportedTask", "Video", "Window"]
+__all__ = [
+    "Carry", "Code", "Codec", "CodeScorer", "Group", "Loss", "Scorer", "Stage", "System", "UnsupportedTask", "Video",
+    "Window",
+]  # fmt: skip
 
 Carry: TypeAlias = Any  # opaque tensors, valid for the next window of the same plan; None where a system has none
 
@@ -57,10 +60,15 @@ class Codec(Protocol):
         """A code of `encode` without what lies outside of a view."""
         ...
 
+    def figures(self, codes: Sequence[Code]) -> dict[str, float]:
+        """What else the codes of a clip's pieces tell, by the name under which it is shown; may be nothing."""
+        ...
+
 
 class Scorer(Protocol):
     """A system that can tell how likely a clip is: bits per dimension of every unknown frame, lower is likelier."""
 
+    of: Literal["pixels"]
     levels: int  # noise levels that it visits unless told otherwise
     most_levels: int  # all that it can visit
     context: int  # leading frames that it needs to be given; 0 where it can tell of the first frame, too
@@ -75,6 +83,33 @@ class Scorer(Protocol):
 
     def bits(self, frames: Video, known: Known, *, rng: Draws, levels: int | None = None) -> Tensor:
         """(B, unknown frames), float64 on the CPU."""
+        ...
+
+
+class CodeScorer(Protocol):
+    """A system that can tell how likely the codes of a clip are: bits of every code of the unknown frames, exactly.
+
+    Known frames are the first ones. The steps of a level share the unknown frames equally: of n steps, step k belongs
+    to the k-th n-th of those frames.
+    """
+
+    of: Literal["codes"]
+    context: int  # leading frames that it needs to be given
+    frames: int  # of the shortest clip it can score
+    unit: int  # unknown frames come in whole numbers of so many
+    uniform: Mapping[str, float]  # by level, bits of a code where all codes are as likely
+    notes: tuple[str, ...]  # what the reader of its numbers should know, a sentence each
+
+    def windows(self, known: Sequence[bool]) -> list[Window]:
+        """Windows in which the codes of every unknown frame are scored once."""
+        ...
+
+    def calls(self, windows: Sequence[Window]) -> int:
+        """Network calls that scoring these windows takes."""
+        ...
+
+    def bits(self, frames: Video, known: Known) -> dict[str, Tensor]:
+        """By level, coarsest first, (B, steps, height, width), float64 on the CPU."""
         ...
 
 
@@ -158,7 +193,7 @@ class System(nn.Module, ABC):
     video: VideoSpec
     options: SampleOptions  # defaults for `sample`
     codec: Codec | None = None
-    scorer: Scorer | None = None
+    scorer: Scorer | CodeScorer | None = None
 
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:

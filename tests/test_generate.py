@@ -1,6 +1,7 @@
 """Windows in order of time, verbs over clips, results with their record."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from framecast.generate import Model, complete, free_folder, plan, stream
 from framecast.system import System
 from framecast.task import Task, UnsupportedTask, Window, sliding_windows
 from framecast.video import Clip
+from tests.coded import Signs
 
 SPEC = VideoSpec(channels=1, height=4, width=4, clip_frames=8, fps=10.0)
 
@@ -324,7 +326,7 @@ def test_free_folder_counts_up(tmp_path):
 class Steady:
     """A bit per dimension for every level visited, the same for every unknown frame."""
 
-    levels, most_levels, context = 3, 9, 0
+    of, levels, most_levels, context = "pixels", 3, 9, 0
 
     def windows(self, known):
         return [Window(tuple(range(len(known))), tuple(known))]
@@ -366,6 +368,57 @@ def test_score_tells_how_it_came_about_and_how_wide_its_bins_are(steady):
     assert record["bin"] == 1  # a grey level
     field = Clip(torch.zeros(3, 1, 4, 4), value_range=(-2.0, 8.2))
     assert steady.score(field).record["bin"] == pytest.approx(0.04)
+
+
+@pytest.fixture
+def signs():
+    system = Filler()
+    system.scorer = Signs(system.net)
+    return Model(system, name="mine", digest="ab")
+
+
+def blinking(frames, *, since):
+    """Dark, and bright in its upper left quarter from one frame on."""
+    pixels = torch.zeros(frames, 1, 4, 4, dtype=torch.uint8)
+    pixels[since:, :, :2, :2] = 255
+    return Clip(pixels)
+
+
+def test_score_of_codes_is_told_by_frame_level_and_place(signs):
+    found, stay, change = signs.score(blinking(20, since=10)), math.log2(4 / 3), 2.0
+    assert found.frames == tuple(range(4, 20)) and found.of == "codes"
+    assert found.maps["top"].tolist() == [[[pytest.approx(stay)]]] * 4
+    odd = torch.full((8, 2, 2), stay, dtype=torch.float64)
+    odd[3, 0, 0] = change  # frames 10 and 11
+    torch.testing.assert_close(found.maps["bottom"], odd)
+    # a frame has half of four bottom codes and a quarter of a top one
+    raised = ((3 * stay + change) / 2 + stay / 4) / (4 / 2 + 1 / 4)
+    wanted = [raised if i in (10, 11) else stay for i in found.frames]
+    assert found.bits.tolist() == pytest.approx(wanted) and found.least_likely == 10
+    total = sum(float(bits.sum()) for bits in found.maps.values())
+    assert found.mean == pytest.approx(total / (4 + 32)) and found.plain()["bits_per_clip"] == pytest.approx(total)
+
+
+def test_record_of_a_score_of_codes_has_no_noise_levels(signs):
+    ticks: list[tuple[int, int]] = []
+    record = signs.score(blinking(16, since=9), progress=lambda done, total: ticks.append((done, total))).record
+    assert record["uniform"] == Signs.uniform and record["notes"] == list(Signs.notes)
+    assert not {"levels", "most_levels", "bin"} & set(record)
+    assert record["windows"] == [[0, 7], [4, 11], [8, 15]] and ticks[-1] == (3, 3)
+    for levels in (3, "all"):
+        with pytest.raises(ValueError, match=f"levels is {levels}, but mine scores codes, exactly, and has no noise"):
+            signs.score(blinking(16, since=9), levels=levels)
+
+
+def test_context_of_a_score_of_codes_leaves_whole_windows(signs):
+    assert [signs.given_to_score(n) for n in (8, 9, 11, 12)] == [4, 5, 7, 4]
+    assert signs.given_to_score(20, 12) == 12
+    with pytest.raises(ValueError, match="context is 6, which leaves 14 of 20 frames to score, but mine scores 4 at"):
+        signs.given_to_score(20, 6)
+    with pytest.raises(ValueError, match="the clip has 7 frames, mine scores windows of 8: give a longer clip"):
+        signs.given_to_score(7)
+    with pytest.raises(ValueError, match="context is 3, but mine needs 4"):
+        signs.given_to_score(20, 3)
 
 
 def test_save_writes_what_it_returns_and_never_twice(tmp_path):

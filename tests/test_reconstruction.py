@@ -29,6 +29,9 @@ class Coarse:
     def bits(self, code):
         return code["sign"][0].numel()
 
+    def figures(self, codes):
+        return {"bright": sum(int(code["sign"].sum()) for code in codes)}
+
     def only(self, code, view):
         half = code["sign"].shape[-1] // 2
         return {"sign": code["sign"] & (torch.arange(2 * half) < half)}
@@ -60,6 +63,12 @@ def test_size_of_a_code_counts_pieces_that_overlap_in_full(coarse):
     assert figures["pixel_values"] == 12 * 16 and figures["code_values"] == figures["code_bits"] == 3 * 5 * 16
     assert figures["ratio"] == pytest.approx(12 / 15) and figures["ratio_bits"] == pytest.approx(8 * 12 / 15)
     assert figures["bits_per_frame"] == pytest.approx(15 * 16 / 12)
+    assert figures["percent_saved"] == pytest.approx(100 * (1 - 15 / (8 * 12)))
+
+
+def test_what_a_codec_tells_of_its_codes_is_told_over_all_pieces(coarse):
+    result = coarse.reconstruct(a_clip(10))
+    assert result.figures["of_codes"] == {"bright": int((result.video > 127).sum())}
 
 
 def test_parts_of_a_code_are_decoded_alone(coarse):

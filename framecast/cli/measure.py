@@ -33,11 +33,13 @@ def _reconstruct_arguments(parser: Parser) -> None:
     arguments_model(parser, clips="many")
     parser.add_argument(
         "--planes",
+        "--levels",
         dest="views",
         type=_views,
         default=[],
         metavar="P,P",
-        help="show what these planes of the code carry by themselves, too: xy, motion or both (pvdm)",
+        help="show what these parts of the code carry by themselves, too: planes xy, motion or both (pvdm), level top "
+        "(video_vqvae)",
     )
     parser.add_argument("--i3d", type=Path, metavar="FILE", help="I3D weights, for R-FVD")
     parser.add_argument(
@@ -49,7 +51,7 @@ def _reconstruct_arguments(parser: Parser) -> None:
 
 
 def _views(text: str) -> list[str]:
-    """Type of `--planes`."""
+    """Type of `--planes` and `--levels`."""
     return list(dict.fromkeys(text.split(",")))
 
 
@@ -60,7 +62,8 @@ def _reconstruct(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--i3d-eps goes with --i3d FILE.")
     model, outs = load_model(args, verb="reconstruct"), list[Path]()
     if wrong := [view for view in args.views if view not in model.codec.views]:
-        raise UsageError(f"{model.name} has no planes {wrong[0]!r}; it has {', '.join(model.codec.views)}.")
+        has = ", ".join(model.codec.views) or "none that can be shown alone"
+        raise UsageError(f"the code of {model.name} has no part {wrong[0]!r}; it has {has}.")
     for path in args.videos:
         outs.append(out_folder(args, name_of(path), several=len(args.videos) > 1, taken=outs))
     several = Reconstructed(model.video, _i3d(args))
@@ -108,19 +111,20 @@ def _looked_at(model: Model, args: argparse.Namespace, console: Console) -> dict
 
 
 def _tell_reconstructed(results: list[dict[str, Any]], console: Console) -> None:
-    views = list(results[0]["psnr_only"])
+    views, more = list(results[0]["psnr_only"]), list(results[0]["of_codes"])
     bits = results[0]["code_bits"] / results[0]["code_values"]
-    head = ["clip", "frames", "PSNR dB", f"at {bits:g} bits a value", *(f"{view} only" for view in views)]
-    head += ["values", "bits", "bits a frame", "written to"]
+    head = ["clip", "frames", "PSNR dB", f"at {bits:g} bits a value", *(f"{view} only" for view in views), *more]
+    head += ["values", "bits", "saved", "bits a frame", "written to"]
     rows = [
         [r["clip"], r["frames"], r["psnr"], r["psnr_stored"], *(r["psnr_only"][view] for view in views),
-         f"{r['ratio']:.4g}:1", f"{r['ratio_bits']:.4g}:1", float(r["bits_per_frame"]), r["out"]]
+         *(r["of_codes"][name] for name in more), f"{r['ratio']:.4g}:1", f"{r['ratio_bits']:.4g}:1",
+         f"{r['percent_saved']:.2f} %", float(r["bits_per_frame"]), r["out"]]
         for r in results
     ]  # fmt: skip
     console.say(table(head, rows))
     console.say(
         "(PSNR over all 8-bit frames of a clip, also with code values kept in so many bits; values: pixel values to "
-        "code values; bits: of 8-bit frames to those of the code)"
+        "code values; bits: of 8-bit frames to those of the code; saved: of the bits of 8-bit frames)"
     )
     for part in results[0].get("untrained", []):
         console.note(f"note: {results[0]['model']} has no trained {part} yet: it can reconstruct, and draws nothing.")
@@ -158,13 +162,14 @@ def _score_arguments(parser: Parser) -> None:
         "--context",
         type=_context,
         metavar="N",
-        help="leading frames that are given (default: as few as the model can do with, none or 1)",
+        help="leading frames that are given (default: as few as the model can do with, none, 1 or a few)",
     )
     parser.add_argument(
         "--levels",
         type=_levels,
         metavar="N",
-        help="noise levels visited, or all; more take longer and bound better (default: the model's own)",
+        help="noise levels visited, or all; more take longer and bound better (default: the model's own; scores of "
+        "codes have none)",
     )
     parser.add_argument("--seed", type=whole, default=0, help="of the noise of the estimate (default 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: out/<clip name>; nothing is overwritten")
@@ -204,6 +209,12 @@ def _score(args: argparse.Namespace, console: Console) -> int:
             found = model.score(clip, context=args.context, levels=args.levels, seed=args.seed, progress=progress)
         files = found.save(out)
         results.append({"clip": path, "files": [str(file) for file in files], **found.plain()})
+    (_tell_code_scores if "uniform" in results[0] else _tell_scores)(results, outs, console)
+    console.result({"results": results})
+    return 0
+
+
+def _tell_scores(results: list[dict[str, Any]], outs: list[Path], console: Console) -> None:
     rows = [
         [r["clip"], len(r["frames"]), r["bits_per_dimension"], r["least_likely"], max(r["bits"]), str(out)]
         for r, out in zip(results, outs, strict=True)
@@ -218,8 +229,25 @@ def _score(args: argparse.Namespace, console: Console) -> int:
         console.note(
             f"so few levels leave the bound far above the truth, at worst by thousands of bits: take {_ENOUGH} or more."
         )
-    console.result({"results": results})
-    return 0
+
+
+def _tell_code_scores(results: list[dict[str, Any]], outs: list[Path], console: Console) -> None:
+    uniform: dict[str, float] = results[0]["uniform"]
+    rows = [
+        [r["clip"], len(r["frames"]), r["bits_per_code"], *r["bits_per_code_of"].values(), r["bits_per_clip"],
+         r["least_likely"], max(r["bits"]), str(out)]
+        for r, out in zip(results, outs, strict=True)
+    ]  # fmt: skip
+    head = ["clip", "frames", "bits per code", *uniform, "bits of all codes", "least likely frame", "its bits"]
+    console.say(table([*head, "written to"], rows))
+    without = ", ".join(f"{bits:g} ({level})" for level, bits in uniform.items())
+    console.say(
+        f"The likelihood of codes, exactly, lower is likelier; a code costs {without} bits where all are as likely. No "
+        "likelihood of pixels, and none that compares with another model's: what the tokenizer does not keep is not "
+        "seen."
+    )
+    for note in results[0]["notes"]:
+        console.note(f"note: {note}")
 
 
 SCORE = Command(
@@ -229,7 +257,9 @@ SCORE = Command(
     "finds frames that stand out from clips of the model's own kind; it does not tell how well a model forecasts, and "
     "compares only clips of one size, rate and range under one model and one number of levels. Frames of a window are "
     "scored together, later windows given true frames before them; a model that draws frame after frame (rvd) scores "
-    "every frame by itself, given all true frames before it, of which it needs 1. For models with a likelihood.",
+    "every frame by itself, given all true frames before it, of which it needs 1. Of a model that draws codes "
+    "(video_vqvae) it is the likelihood of the codes, not of pixels, exactly and no bound, in bits per code, and a map "
+    "of every code's bits shows where a clip is odd. For models with a likelihood.",
     example="framecast score vortex-ramvid flow.npz --context 4\nframecast score MODEL clip.mp4 --levels all --out DIR",
     arguments=_score_arguments,
     run=_score,

@@ -54,17 +54,17 @@ def save_score_maps(
     path: Path | str,
     *,
     pictures: Sequence[tuple[str, Clip]],
-    maps: Tensor,
+    maps: Sequence[tuple[str, Tensor]],
     frames: Sequence[int],
     label: str,
     comment: str = "",
 ) -> Path:
-    """Clips in rows above a row of maps with a colour scale, at some frames.
+    """Clips in rows above rows of maps with one colour scale, at some frames.
 
     Args:
         path: of the PNG; must not exist.
         pictures: rows above the maps, each a name and a clip.
-        maps: (T, H, W), one per frame of the clips.
+        maps: the rows below, each a name and maps (T, height, width), one per frame of the clips, as fine as they come.
         frames: which are shown, from 0.
         label: what the maps show, with its unit; stands at the scale.
         comment: kept in the file.
@@ -72,8 +72,8 @@ def save_score_maps(
     Returns:
         The path.
     """
-    figure, cells = _figure(rows=len(pictures) + 1, columns=len(frames), size=(1.5, 1.6))
-    _draw_maps(figure, cells, pictures, [(label.split(",")[0], maps)], frames, label)
+    figure, cells = _figure(rows=len(pictures) + len(maps), columns=len(frames), size=(1.5, 1.6))
+    _draw_maps(figure, cells, pictures, maps, frames, label)
     return _save(figure, Path(path), comment)
 
 

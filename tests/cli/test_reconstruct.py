@@ -13,6 +13,7 @@ from framecast.evaluate import reconstructed
 from framecast.experiment import VideoSpec, to_plain
 from framecast.metrics import i3d_weights
 from framecast.metrics.features import FeatureNetwork
+from framecast.systems.pvdm.codec import PlanesCodec
 from tests.cli.conftest import make_clip
 from tests.tiny import pvdm
 
@@ -53,7 +54,7 @@ def test_table_tells_quality_and_size(cast, halves, clip):
     ran = cast("reconstruct", halves / "both", clip)
     head, row = ran.out.splitlines()[:2]
     assert "PSNR dB" in head and "at 8 bits a value" in head and "bits a frame" in head
-    assert "3.2:1" in row and "160.00" in row
+    assert "3.2:1" in row and "160.00" in row and "68.75 %" in row and "saved" in head
 
 
 def test_planes_are_shown_beside_the_clip(cast, halves, clip, tmp_path):
@@ -65,7 +66,22 @@ def test_planes_are_shown_beside_the_clip(cast, halves, clip, tmp_path):
     wide, plain = (read_clip(tmp_path / at / "reconstructed.mp4").frames for at in ("shown", "plain"))
     assert wide.shape[0] == plain.shape[0] == 12 and wide.shape[3] > 1.8 * plain.shape[3]
     ran = cast("reconstruct", halves / "both", clip, "--planes", "xz")
-    assert ran.code == 2 and "both has no planes 'xz'; it has xy, motion" in ran.err
+    assert ran.code == 2 and "the code of both has no part 'xz'; it has xy, motion" in ran.err
+
+
+def test_levels_is_another_word_for_planes(cast, halves, clip, tmp_path):
+    ran = cast("reconstruct", halves / "both", clip, "--levels", "xy", "--json")
+    assert list(ran.json["results"][0]["psnr_only"]) == ["xy"] and (tmp_path / "out" / "push" / "only_xy.npz").exists()
+
+
+def test_what_a_codec_tells_of_its_codes_is_a_column(cast, halves, clip, monkeypatch):
+    monkeypatch.setattr(PlanesCodec, "figures", lambda self, codes: {"planes": float(len(codes))})
+    ran = cast("reconstruct", halves / "both", clip)
+    head, row = ran.out.splitlines()[:2]
+    assert " planes " in head and " 3.00 " in row
+    assert cast("reconstruct", halves / "both", clip, "--out", "b", "--json").json["results"][0]["of_codes"] == {
+        "planes": 3.0
+    }
 
 
 def test_a_trained_autoencoder_reconstructs_and_draws_nothing(cast, halves, clip):

@@ -14,7 +14,7 @@ def test_score_maps_show_the_frames_asked_for_and_carry_their_comment(tmp_path):
     clip = Clip(torch.zeros(6, 1, 8, 8, dtype=torch.uint8))
     maps = torch.zeros(6, 8, 8)
     maps[4, :4] = 9.0
-    how = {"pictures": [("truth", clip)], "maps": maps, "label": "CRPS, levels"}
+    how = {"pictures": [("truth", clip)], "maps": [("CRPS", maps)], "label": "CRPS, levels"}
     bright = save_score_maps(tmp_path / "a.png", frames=[2, 4], comment="made", **how)
     dark = save_score_maps(tmp_path / "b.png", frames=[2, 3], **how)
     with Image.open(bright) as picture, Image.open(dark) as other:
@@ -30,7 +30,11 @@ def test_an_existing_figure_is_not_overwritten(tmp_path):
     clip = Clip(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
     with pytest.raises(FileExistsError, match="exists already"):
         save_score_maps(
-            tmp_path / "a.png", pictures=[("truth", clip)], maps=torch.zeros(1, 4, 4), frames=[0], label="CRPS"
+            tmp_path / "a.png",
+            pictures=[("truth", clip)],
+            maps=[("CRPS", torch.zeros(1, 4, 4))],
+            frames=[0],
+            label="CRPS",
         )
     assert (tmp_path / "a.png").read_text() == "mine"
 

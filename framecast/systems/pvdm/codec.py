@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from framecast.system import Code
@@ -76,3 +78,7 @@ class PlanesCodec:
         flat: dict[str, tuple[int, ...]] = {"yt": (-2,), "xt": (-2,)} if view == "xy" else {"xy": (-2, -1)}
         means = {name: code[name].mean(axes, keepdim=True).expand_as(code[name]) for name, axes in flat.items()}
         return {**code, **means}
+
+    def figures(self, codes: Sequence[Code]) -> dict[str, float]:
+        """None: size and quality tell all."""
+        return {}

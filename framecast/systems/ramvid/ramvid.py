@@ -198,6 +198,7 @@ class BoundScorer:
             training.
     """
 
+    of: Literal["pixels"] = "pixels"
     context = 0
 
     def __init__(self, system: RaMViD):

@@ -8,7 +8,7 @@ variational bound of the residual y_0 = (x_t - mu) / sigma, Eq. A1, with mu and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class BoundScorer:
         system: whose networks and clamp are used.
     """
 
+    of: Literal["pixels"] = "pixels"
     context = 1  # mu and the contexts of the first frame would be made of nothing
 
     def __init__(self, system: Forecaster):
