@@ -87,7 +87,8 @@ class Quantiser(nn.Module):
             self._gather(rows, chosen)
         codes = chosen.view(len(z), *z.shape[2:])
         values = self.lookup(codes).to(z.dtype)
-        return Quantised(z + (values - z).detach(), codes, z)
+        # z - z is 0, so that these are the codes' vectors to the last bit, as when decoding
+        return Quantised(values + (z - z.detach()), codes, z)
 
     def nearest(self, rows: Float[Tensor, "n d"]) -> Int64[Tensor, " n"]:
         """The code nearest to each vector, in float32 at least: in half precision some would choose others."""
@@ -112,7 +113,7 @@ class Quantiser(nn.Module):
         """
         self.codebook.copy_(book)
         self.counts.fill_(average == "ones")
-        self.sums.copy_(book * self.counts[:, None])
+        self.sums.copy_(self.codebook * self.counts[:, None])
         self.updates.zero_()
 
     def start(
