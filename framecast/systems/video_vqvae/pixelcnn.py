@@ -119,8 +119,9 @@ class GatedLayer(nn.Module):
         self.across = matrix(maps, maps, bias=False)  # L
         self.condition = matrix(condition, 2 * maps)  # C_v and C_h, with both biases
         scale = config.layers**-0.5  # so that the sum over all layers is of the size of one
-        self.vertical_out = None if last else matrix(maps // 2, hidden, scale=scale if config.vertical_residual else 1)
-        self.horizontal_out = matrix(maps // 2, hidden, scale=scale)
+        self.horizontal_out = matrix(maps // 2, hidden, bias=False, scale=scale)
+        scale = scale if config.vertical_residual else 1
+        self.vertical_out = None if last else matrix(maps // 2, hidden, bias=False, scale=scale)
         self.dropout, self.vertical_residual = config.dropout, config.vertical_residual
 
     def forward(self, v: Plane, h: Plane, condition: Plane) -> tuple[Plane, Plane]:
@@ -159,7 +160,7 @@ class CausalAttention(nn.Module):
         self.query = matrix(hidden + axes, hidden)
         self.key_value = matrix(2 * hidden + axes, 2 * hidden)
         self.nothing = nn.Parameter(torch.randn(2 * hidden) * 0.1)
-        self.out = matrix(hidden, hidden, scale=config.layers**-0.5)
+        self.out = matrix(hidden, hidden, bias=False, scale=config.layers**-0.5)
 
     def forward(self, h: Plane, coordinates: Float[Tensor, "t h w axes"], embedded: Plane) -> Plane:
         """H with what was attended to added."""
