@@ -40,6 +40,16 @@ from framecast.systems.rvd.config import (
     RVDSampling,
     RVDStages,
 )
+from framecast.systems.video_vqvae.config import (
+    BottomPriorConfig,
+    PriorStageConfig,
+    TokenizerConfig,
+    TokenizerStageConfig,
+    TopPriorConfig,
+    VideoVQVAEConfig,
+    VideoVQVAEExperiment,
+    VideoVQVAEStages,
+)
 from tests.toy import ToyExperiment, ToyStages
 
 DATA = DataConfig(channels=1, size=8)
@@ -96,7 +106,43 @@ def pvdm() -> PVDMExperiment:
     )  # fmt: skip
 
 
-TINY: dict[str, Callable[[], Any]] = {"toy": toy, "ramvid": ramvid, "rvd": rvd, "pvdm": pvdm}
+def video_vqvae() -> VideoVQVAEExperiment:
+    """Clips of twelve frames in 3x2x2 top and 6x4x4 bottom codes of sixteen; cached codes, all slices of a clip."""
+    prior: dict[str, Any] = {"hidden": 8, "residual": 16, "layers": 2, "attention_every": 2, "heads": 2, "embedding": 8}
+    condition: dict[str, Any] = {"condition_hidden": 8, "condition_residual": 8, "condition_layers": 1}
+    stage = quick(lr=2e-2, clip_frames=12)
+    return VideoVQVAEExperiment(
+        data=DATA,
+        model=VideoVQVAEConfig(
+            tokenizer=TokenizerConfig(
+                hidden=8,
+                residual=4,
+                layers=1,
+                codes=16,
+                code_width=4,
+                first_kernel=(4, 4, 4),
+                temporal_padding="causal",
+            ),
+            top_prior=TopPriorConfig(**prior, **condition, dropout=0.1),
+            bottom_prior=BottomPriorConfig(**prior, **condition, kernel=3),
+        ),
+        stages=VideoVQVAEStages(
+            tokenizer=TokenizerStageConfig(
+                **{**quick(lr=1e-2, clip_frames=12), "ema": EmaConfig(decay=0)}, restart=0.03
+            ),
+            top_prior=PriorStageConfig(**stage, cache=True),
+            bottom_prior=PriorStageConfig(**stage, cache=True, slices=0),
+        ),
+    )
+
+
+TINY: dict[str, Callable[[], Any]] = {
+    "toy": toy,
+    "ramvid": ramvid,
+    "rvd": rvd,
+    "pvdm": pvdm,
+    "video_vqvae": video_vqvae,
+}
 
 
 def quick(*, lr: float, clip_frames: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Entry:
     system: str  # the System class
     experiment: str  # its Experiment class (no torch)
     presets: str  # dict of preset name -> function returning an Experiment (no torch)
-    weights: str  # function that reads a published checkpoint file
+    weights: str  # function that reads a published checkpoint file; empty: none was published
     tasks: tuple[str, ...]  # verbs it can answer
 
 
@@ -42,6 +42,13 @@ SYSTEMS: dict[str, Entry] = {
         presets="framecast.systems.pvdm.published:PRESETS",
         weights="framecast.systems.pvdm.weights:read_checkpoint",
         tasks=("predict", "generate", "reconstruct"),
+    ),
+    "video_vqvae": Entry(
+        system="framecast.systems.video_vqvae.video_vqvae:VideoVQVAE",
+        experiment="framecast.systems.video_vqvae.config:VideoVQVAEExperiment",
+        presets="framecast.systems.video_vqvae.published:PRESETS",
+        weights="",
+        tasks=("predict", "reconstruct", "score"),
     ),
 }
 

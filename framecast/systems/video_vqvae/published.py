@@ -93,10 +93,10 @@ def tiny64() -> VideoVQVAEExperiment:
 def vortex32() -> VideoVQVAEExperiment:
     """Flow past a disc at 32x32 in grey: the recipe of the bundled `vortex-vqvae`. Ours, not published."""
     rate = OptimiserConfig(name="adam", lr=1e-3, warmup_steps=200, schedule="cosine", decay=0.05)
-    small = {"hidden": 96, "residual": 192, "layers": 6, "attention_every": 3, "heads": 4, "kernel": 3}
-    condition = {"condition_hidden": 96, "condition_residual": 96, "condition_layers": 2}
+    small = {"hidden": 64, "residual": 128, "layers": 6, "attention_every": 3, "heads": 4, "kernel": 3, "dropout": 0.1}
+    read = {"embedding": 32, "condition_hidden": 64, "condition_residual": 64, "condition_layers": 1}
     prior = PriorStageConfig(
-        batch=16, max_steps=4_000, cache=True, optimiser=rate, ema=EmaConfig(decay=0.999), checkpoint_every=500,
+        batch=16, max_steps=3_000, cache=True, optimiser=rate, ema=EmaConfig(decay=0.999), checkpoint_every=500,
         preview_every=2_000,
     )  # fmt: skip
     return VideoVQVAEExperiment(
@@ -104,17 +104,12 @@ def vortex32() -> VideoVQVAEExperiment:
         model=VideoVQVAEConfig(
             # frames are small: half of the published strides in space, so that codes tell them well
             tokenizer=TokenizerConfig(hidden=64, first_kernel=(4, 4, 4), temporal_padding="causal"),
-            top_prior=TopPriorConfig(**small, **condition, dropout=0.1),  # type: ignore[arg-type]
-            bottom_prior=BottomPriorConfig(**small, **condition),  # type: ignore[arg-type]
+            top_prior=TopPriorConfig(**small, **read),  # type: ignore[arg-type]
+            bottom_prior=BottomPriorConfig(**small, **read),  # type: ignore[arg-type]
         ),
         stages=VideoVQVAEStages(
             tokenizer=TokenizerStageConfig(
-                batch=4,
-                max_steps=3_600,
-                restart=0.1,
-                optimiser=rate,
-                checkpoint_every=300,
-                preview_every=2_000,
+                batch=4, max_steps=3_600, restart=0.1, optimiser=rate, checkpoint_every=300, preview_every=2_000
             ),
             top_prior=prior,
             bottom_prior=prior,
@@ -122,9 +117,30 @@ def vortex32() -> VideoVQVAEExperiment:
     )
 
 
+def unmasked(whole: VideoVQVAEExperiment) -> VideoVQVAEExperiment:
+    """The decoder always sees the bottom codes."""
+    tokenizer = replace(whole.stages.tokenizer, bottom_mask=0.0)
+    return replace(whole, stages=replace(whole.stages, tokenizer=tokenizer))
+
+
+def one_level(whole: VideoVQVAEExperiment) -> VideoVQVAEExperiment:
+    """Bottom codes alone, drawn slice after slice."""
+    return replace(whole, model=replace(whole.model, tokenizer=replace(whole.model.tokenizer, levels=1)))
+
+
+def without_attention(whole: VideoVQVAEExperiment) -> VideoVQVAEExperiment:
+    """Priors of convolutions only."""
+    model = whole.model
+    top, bottom = replace(model.top_prior, attention_every=0), replace(model.bottom_prior, attention_every=0)
+    return replace(whole, model=replace(model, top_prior=top, bottom_prior=bottom))
+
+
 PRESETS: dict[str, Callable[[], VideoVQVAEExperiment]] = {
     "kinetics256": kinetics256,
     "cpu64": cpu64,
     "tiny64": tiny64,
     "vortex32": vortex32,
+    "vortex32-unmasked": lambda: unmasked(vortex32()),
+    "vortex32-onelevel": lambda: one_level(vortex32()),
+    "vortex32-noattention": lambda: without_attention(vortex32()),
 }
