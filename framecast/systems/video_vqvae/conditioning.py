@@ -9,44 +9,17 @@ or beyond the clip's ends, where there are zeros, so that leaving it out changes
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from framecast.nn.blocks import CONVOLUTIONS
 from framecast.systems.video_vqvae.config import BottomPriorConfig, TopPriorConfig
+from framecast.systems.video_vqvae.tokenizer import ResidualStack
 
 LONGEST_WINDOW = 16  # four halvings leave one step
-
-
-class ResidualStack(nn.Module):
-    """Residual blocks and a last ReLU: x + conv1(ReLU(conv3(ReLU(x)))), so many times.
-
-    Args:
-        channels: of what comes in and goes out.
-        inner: channels between the two convolutions of a block.
-        blocks: how many.
-        dims: axes of the convolutions, 2 or 3.
-    """
-
-    checkpointing: bool = False  # recompute blocks in the backward pass; set by the training stage
-
-    def __init__(self, channels: int, inner: int, *, blocks: int, dims: int):
-        super().__init__()
-        conv = CONVOLUTIONS[dims]
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), conv(channels, inner, 3, padding=1), nn.ReLU(), conv(inner, channels, 1))
-            for _ in range(blocks)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        again = self.checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = x + (checkpoint(block, x, use_reentrant=False) if again else block(x))
-        return F.relu(x)
 
 
 class TopCondition(nn.Module):
@@ -76,7 +49,9 @@ class TopCondition(nn.Module):
         self.spread = nn.Conv3d(hidden // 2, hidden, 3, padding=1)
         # beside the borders of the convolution above, what tells the steps apart
         self.step_bias = nn.Parameter(torch.zeros(hidden, steps, 1, 1))
-        self.stack = ResidualStack(hidden, config.condition_residual, blocks=config.condition_layers, dims=3)
+        self.stack = ResidualStack(
+            hidden, config.condition_residual, config.condition_layers, convolution=partial(nn.Conv3d, padding="same")
+        )
         _start(self.enlarge, gain=1.0)
         _start(self.shrink, gain=1.0)
 
@@ -149,7 +124,9 @@ class BottomCondition(nn.Module):
             self.enlarge = nn.ConvTranspose3d(hidden, hidden, (3, 4, 4), stride=(1, 2, 2), padding=1)
             self.smooth = nn.Conv3d(hidden, hidden, 3, padding=1)
         self.join = nn.Conv2d(hidden * (1 + top), hidden, 1)
-        self.stack = ResidualStack(hidden, config.condition_residual, blocks=config.condition_layers, dims=2)
+        self.stack = ResidualStack(
+            hidden, config.condition_residual, config.condition_layers, convolution=partial(nn.Conv2d, padding="same")
+        )
         self.slice_bias = nn.Embedding(slices, hidden) if config.slice_embedding else None
         self._start(config.window)
 

@@ -7,6 +7,7 @@ Strided kernels are twice their stride, so that sizes are exact; the paper leave
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -75,26 +76,36 @@ class Transposed(nn.ConvTranspose3d):
 class Residual(nn.Module):
     """x + convolution 1 (relu (convolution 3 (relu x)))."""
 
-    def __init__(self, width: int, inner: int, *, padding: Padding):
+    def __init__(self, width: int, inner: int, convolution: Callable[[int, int, int], nn.Module]):
         super().__init__()
-        self.wide = Convolution(width, inner, 3, padding=padding)
-        self.back = Convolution(inner, width, 1, padding=padding)
+        self.wide = convolution(width, inner, 3)
+        self.back = convolution(inner, width, 1)
 
-    def forward(self, x: Features) -> Features:
-        made: Features = x + self.back(F.relu(self.wide(F.relu(x))))
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = x + self.back(F.relu(self.wide(F.relu(x))))
         return made
 
 
 class ResidualStack(nn.Module):
-    """Residual blocks, and ReLU after the last."""
+    """Residual blocks, and ReLU after the last.
 
-    def __init__(self, width: int, inner: int, layers: int, *, padding: Padding):
+    Args:
+        width: channels in and out.
+        inner: channels between the convolutions of a block.
+        layers: blocks.
+        convolution: makes one that keeps the size, of channels in, channels out and side; of 2 axes or 3.
+    """
+
+    checkpointing: bool = False  # recompute blocks in the backward pass; set by the training stage
+
+    def __init__(self, width: int, inner: int, layers: int, *, convolution: Callable[[int, int, int], nn.Module]):
         super().__init__()
-        self.blocks = nn.ModuleList(Residual(width, inner, padding=padding) for _ in range(layers))
+        self.blocks = nn.ModuleList(Residual(width, inner, convolution) for _ in range(layers))
 
-    def forward(self, x: Features) -> Features:
+    def forward(self, x: Tensor) -> Tensor:
+        again = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return F.relu(x)
 
 
@@ -104,9 +115,10 @@ class Encoder(nn.Module):
     def __init__(self, inner: int, kernel: tuple[int, int, int], config: TokenizerConfig):
         super().__init__()
         padding = config.temporal_padding
+        convolution = partial(Convolution, padding=padding)
         self.down = Convolution(inner, config.hidden, kernel, padding=padding, strided=True)
-        self.mix = Convolution(config.hidden, config.hidden, 3, padding=padding)
-        self.stack = ResidualStack(config.hidden, config.residual, config.layers, padding=padding)
+        self.mix = convolution(config.hidden, config.hidden, 3)
+        self.stack = ResidualStack(config.hidden, config.residual, config.layers, convolution=convolution)
 
     def forward(self, x: Features) -> Features:
         made: Features = self.stack(self.mix(F.relu(self.down(x))))
@@ -119,8 +131,9 @@ class Decoder(nn.Module):
     def __init__(self, inner: int, outer: int, kernel: tuple[int, int, int], config: TokenizerConfig):
         super().__init__()
         padding = config.temporal_padding
-        self.mix = Convolution(inner, config.hidden, 3, padding=padding)
-        self.stack = ResidualStack(config.hidden, config.residual, config.layers, padding=padding)
+        convolution = partial(Convolution, padding=padding)
+        self.mix = convolution(inner, config.hidden, 3)
+        self.stack = ResidualStack(config.hidden, config.residual, config.layers, convolution=convolution)
         self.up = Transposed(config.hidden, outer, kernel, padding=padding)
 
     def forward(self, x: Features) -> Features:
