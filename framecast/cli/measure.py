@@ -113,18 +113,21 @@ def _looked_at(model: Model, args: argparse.Namespace, console: Console) -> dict
 def _tell_reconstructed(results: list[dict[str, Any]], console: Console) -> None:
     views, more = list(results[0]["psnr_only"]), list(results[0]["of_codes"])
     bits = results[0]["code_bits"] / results[0]["code_values"]
-    head = ["clip", "frames", "PSNR dB", f"at {bits:g} bits a value", *(f"{view} only" for view in views), *more]
+    lossy = any(r["psnr_stored"] != r["psnr"] for r in results)  # what a file would keep of the code
+    head = ["clip", "frames", "PSNR dB", *([f"at {bits:g} bits a value"] if lossy else [])]
+    head += [*(f"{view} only" for view in views), *(name.replace("_", " ") for name in more)]
     head += ["values", "bits", "saved", "bits a frame", "written to"]
     rows = [
-        [r["clip"], r["frames"], r["psnr"], r["psnr_stored"], *(r["psnr_only"][view] for view in views),
-         *(r["of_codes"][name] for name in more), f"{r['ratio']:.4g}:1", f"{r['ratio_bits']:.4g}:1",
-         f"{r['percent_saved']:.2f} %", float(r["bits_per_frame"]), r["out"]]
+        [r["clip"], r["frames"], r["psnr"], *([r["psnr_stored"]] if lossy else []),
+         *(r["psnr_only"][view] for view in views), *(r["of_codes"][name] for name in more), f"{r['ratio']:.4g}:1",
+         f"{r['ratio_bits']:.4g}:1", f"{r['percent_saved']:.2f} %", float(r["bits_per_frame"]), r["out"]]
         for r in results
     ]  # fmt: skip
     console.say(table(head, rows))
+    kept = ", also with code values kept in so many bits" if lossy else f"; a code value is kept in {bits:g} bits"
     console.say(
-        "(PSNR over all 8-bit frames of a clip, also with code values kept in so many bits; values: pixel values to "
-        "code values; bits: of 8-bit frames to those of the code; saved: of the bits of 8-bit frames)"
+        f"(PSNR over all 8-bit frames of a clip{kept}; values: pixel values to code values; bits: of 8-bit frames to "
+        "those of the code; saved: of the bits of 8-bit frames)"
     )
     for part in results[0].get("untrained", []):
         console.note(f"note: {results[0]['model']} has no trained {part} yet: it can reconstruct, and draws nothing.")
@@ -234,13 +237,13 @@ def _tell_scores(results: list[dict[str, Any]], outs: list[Path], console: Conso
 def _tell_code_scores(results: list[dict[str, Any]], outs: list[Path], console: Console) -> None:
     uniform: dict[str, float] = results[0]["uniform"]
     rows = [
-        [r["clip"], len(r["frames"]), r["bits_per_code"], *r["bits_per_code_of"].values(), r["bits_per_clip"],
-         r["least_likely"], max(r["bits"]), str(out)]
+        [r["clip"], len(r["known_frames"]), len(r["frames"]), r["bits_per_code"], *r["bits_per_code_of"].values(),
+         r["bits_per_clip"], r["least_likely"], max(r["bits"]), str(out)]
         for r, out in zip(results, outs, strict=True)
     ]  # fmt: skip
-    head = ["clip", "frames", "bits per code", *uniform, "bits of all codes", "least likely frame", "its bits"]
+    head = ["clip", "given", "frames", "bits per code", *uniform, "bits of all codes", "least likely frame", "its bits"]
     console.say(table([*head, "written to"], rows))
-    without = ", ".join(f"{bits:g} ({level})" for level, bits in uniform.items())
+    without = " or ".join(dict.fromkeys(f"{bits:g}" for bits in uniform.values()))
     console.say(
         f"The likelihood of codes, exactly, lower is likelier; a code costs {without} bits where all are as likely. No "
         "likelihood of pixels, and none that compares with another model's: what the tokenizer does not keep is not "

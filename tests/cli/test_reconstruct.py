@@ -1,6 +1,7 @@
 """reconstruct: what it prints and writes, what it refuses, and what a model without its prior can do."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,8 @@ from framecast.evaluate import reconstructed
 from framecast.experiment import VideoSpec, to_plain
 from framecast.metrics import i3d_weights
 from framecast.metrics.features import FeatureNetwork
-from framecast.systems.pvdm.codec import PlanesCodec
 from tests.cli.conftest import make_clip
-from tests.tiny import pvdm
+from tests.tiny import pvdm, video_vqvae
 
 VIDEO = VideoSpec(channels=1, height=8, width=8, clip_frames=4, fps=10.0)
 
@@ -69,19 +69,24 @@ def test_planes_are_shown_beside_the_clip(cast, halves, clip, tmp_path):
     assert ran.code == 2 and "the code of both has no part 'xz'; it has xy, motion" in ran.err
 
 
-def test_levels_is_another_word_for_planes(cast, halves, clip, tmp_path):
-    ran = cast("reconstruct", halves / "both", clip, "--levels", "xy", "--json")
-    assert list(ran.json["results"][0]["psnr_only"]) == ["xy"] and (tmp_path / "out" / "push" / "only_xy.npz").exists()
-
-
-def test_what_a_codec_tells_of_its_codes_is_a_column(cast, halves, clip, monkeypatch):
-    monkeypatch.setattr(PlanesCodec, "figures", lambda self, codes: {"planes": float(len(codes))})
-    ran = cast("reconstruct", halves / "both", clip)
+def test_levels_of_codes_are_shown_and_their_use_is_told(cast, tmp_path, clip):
+    experiment = video_vqvae()
+    video = replace(VIDEO, clip_frames=8)
+    torch.manual_seed(0)
+    system = build_system("video_vqvae", to_plain(experiment.model), video, to_plain(experiment.sample))
+    save_model(tmp_path / "coder", system, parts={"tokenizer": PartInfo(stage="tokenizer", step=1)}, provenance={})
+    ran = cast("reconstruct", "coder", clip, "--levels", "top")
+    assert ran.code == 0, ran.err
     head, row = ran.out.splitlines()[:2]
-    assert " planes " in head and " 3.00 " in row
-    assert cast("reconstruct", halves / "both", clip, "--out", "b", "--json").json["results"][0]["of_codes"] == {
-        "planes": 3.0
-    }
+    for words in ("PSNR dB", "top only", "perplexity top", "perplexity bottom", "saved"):
+        assert words in head
+    # nothing is lost when whole numbers are written, so there is one PSNR
+    assert "bits a value" not in head and "a code value is kept in 4 bits" in ran.out
+    # for 12 frames two pieces of 2x2x2 and 4x4x4 codes of 4 bits, of 12 times 512 bits
+    assert "48.00" in row and f"{100 * (1 - 2 * 72 * 4 / (12 * 512)):.2f} %" in row
+    result = json.loads((tmp_path / "out" / "push" / "result.json").read_text())
+    assert set(result["of_codes"]) == {"perplexity_top", "perplexity_bottom"} and set(result["psnr_only"]) == {"top"}
+    assert (tmp_path / "out" / "push" / "only_top.npz").exists()
 
 
 def test_a_trained_autoencoder_reconstructs_and_draws_nothing(cast, halves, clip):

@@ -8,10 +8,8 @@ import pytest
 import framecast
 from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.experiment import VideoSpec, to_plain
-from framecast.systems.ramvid.ramvid import RaMViD
 from tests.cli.conftest import make_clip
-from tests.coded import Signs
-from tests.tiny import rvd
+from tests.tiny import rvd, video_vqvae
 
 
 def test_score_writes_curve_table_and_record(cast, model_folder, clip, tmp_path):
@@ -104,20 +102,18 @@ def test_help_says_what_the_number_is_and_is_not(cast):
 # ---- codes
 
 
-@pytest.fixture
-def of_codes(monkeypatch):
-    """Every RaMViD tells the likelihood of codes."""
-    init = RaMViD.__init__
-
-    def built(self, *words, **more):
-        init(self, *words, **more)
-        self.scorer = Signs()
-
-    monkeypatch.setattr(RaMViD, "__init__", built)
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory):
+    """An untrained model of codes: windows of 8 frames, of which 4 are given; causal."""
+    experiment = video_vqvae()
+    video = VideoSpec(channels=1, height=8, width=8, clip_frames=8, fps=10.0)
+    system = build_system("video_vqvae", to_plain(experiment.model), video, to_plain(experiment.sample))
+    parts = {part: PartInfo(stage=part, step=1, weights="raw") for part in system.parts()}
+    return save_model(tmp_path_factory.mktemp("models") / "coder", system, parts=parts, provenance={})
 
 
-def test_score_of_codes_tells_levels_and_what_it_is(cast, model_folder, clip, tmp_path, of_codes):
-    ran = cast("score", model_folder, clip)
+def test_score_of_codes_tells_levels_and_what_it_is(cast, coder, clip, tmp_path):
+    ran = cast("score", coder, clip)
     assert ran.code == 0, ran.err
     out = tmp_path / "out" / "push"
     names = {"score.json", "score.csv", "score.png", "score.npz", "score_map.png"}
@@ -125,16 +121,16 @@ def test_score_of_codes_tells_levels_and_what_it_is(cast, model_folder, clip, tm
     record = json.loads((out / "score.json").read_text())
     assert record["frames"] == list(range(4, 12)) and record["bits_per_clip"] > 0
     head, row = ran.out.splitlines()[:2]
-    for words in ("bits per code", "top", "bottom", "bits of all codes", "least likely frame"):
+    for words in ("given", "bits per code", "top", "bottom", "bits of all codes", "least likely frame"):
         assert words in head
     assert f"{record['bits_per_clip']:.2f}" in row and f"{record['bits_per_code']:.2f}" in row
-    assert "No likelihood of pixels" in ran.out and "1 (top), 1 (bottom) bits" in ran.out
-    assert "Upper bounds" not in ran.out and f"note: {Signs.notes[0]}" in ran.err
+    assert "No likelihood of pixels" in ran.out and "a code costs 4 bits" in ran.out
+    assert "Upper bounds" not in ran.out and "note: bits of a bottom code" in ran.err
 
 
-def test_codes_have_no_noise_levels(cast, model_folder, clip, tmp_path, of_codes):
-    ran = cast("score", model_folder, clip, "--levels", 5)
-    assert ran.code == 1 and "levels is 5, but tiny scores codes, exactly, and has no noise levels" in ran.err
-    ran = cast("score", model_folder, clip, "--context", 5)
+def test_codes_have_no_noise_levels(cast, coder, clip, tmp_path):
+    ran = cast("score", coder, clip, "--levels", 5)
+    assert ran.code == 1 and "levels is 5, but coder scores codes, exactly, and has no noise levels" in ran.err
+    ran = cast("score", coder, clip, "--context", 5)
     assert ran.code == 1 and "push.npz: context is 5, which leaves 7 of 12 frames to score" in ran.err
     assert not (tmp_path / "out").exists()

@@ -137,12 +137,7 @@ class PriorStage(Stage):
 
     def codes(self, clip: Video) -> dict[str, Codes]:
         """Codes by level, those of the known frames first."""
-        tokenizer = self.tokenizer
-        whole = tokenizer.encode(clip)
-        if tokenizer.config.temporal_padding == "causal":
-            return whole
-        alone = tokenizer.encode(clip[:, : self.given])
-        return {level: torch.cat([alone[level], whole[level][:, alone[level].shape[1] :]], 1) for level in whole}
+        return self.tokenizer.encode_after(clip, self.given)
 
     def _learned(self, logits: Float[Tensor, "b k *grid"], codes: Int64[Tensor, "b *grid"]) -> Loss:
         """Mean over codes of -log of their probability, in nats; in bits as a term."""

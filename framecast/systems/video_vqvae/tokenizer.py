@@ -242,6 +242,18 @@ class Tokenizer(nn.Module):
         return {level: found.codes for level, found in self.quantised(video).items()}
 
     @torch.no_grad()
+    def encode_after(self, video: Video, given: int) -> Code:
+        """Codes of clips as priors see them: those of the `given` first frames are of these frames alone.
+
+        The others are the whole clip's, as the decoder knows them. With causal padding that makes no difference.
+        """
+        whole = self.encode(video)
+        if self.config.temporal_padding == "causal":
+            return whole
+        alone = self.encode(video[:, :given])
+        return {level: torch.cat([alone[level], whole[level][:, alone[level].shape[1] :]], 1) for level in whole}
+
+    @torch.no_grad()
     def decode(self, code: Code) -> Video:
         """The clips of codes, in -1 to 1; a level that is missing counts as zeros, as it does when it is masked."""
         latents = {level: self.quantiser(level).lookup(codes) for level, codes in code.items()}  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from framecast.systems.video_vqvae.config import (
     VideoVQVAESampling,
 )
 from framecast.systems.video_vqvae.priors import BottomPrior, TopPrior
+from framecast.systems.video_vqvae.scorer import CodesScorer
 from framecast.systems.video_vqvae.stages import BottomPriorStage, TokenizerStage, TopPriorStage
 from framecast.systems.video_vqvae.tokenizer import Tokenizer
 from framecast.video import Known
@@ -65,6 +66,7 @@ class VideoVQVAE(System):
             self.top_prior = TopPrior(config.top_prior, codes=codes, grid=self.tokenizer.grid("top"))
         self.bottom_prior = BottomPrior(config.bottom_prior, codes=codes, grid=self.tokenizer.grid("bottom"), top=two)
         self.codec = CodesCodec(self.tokenizer)
+        self.scorer = CodesScorer(self.tokenizer, self.top_prior if two else None, self.bottom_prior)
 
     def parts(self) -> dict[str, nn.Module]:
         top = {"top_prior": self.top_prior} if self.config.tokenizer.levels == 2 else {}
