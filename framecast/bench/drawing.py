@@ -47,11 +47,11 @@ def sampling(
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, torch.float32):
         memory = Memory(where)
-        name, drawing = _model(preset, model, where, changes)
+        name, drawing = model_of(preset, model, where, changes)
         system, options = drawing.system, options_of(drawing, steps)
         context = system.context
         horizon = system.horizon(context)
-        work = partial(_drawn, system, options, rows=1, context=context, horizon=horizon)
+        work = partial(drawn, system, options, rows=1, context=context, horizon=horizon)
         with called(system) as calls:
             row["operations"] = operations(work)  # warms up, too
         row |= {**timed(work, repeats=repeats, device=where).plain(), **memory.plain()}
@@ -77,7 +77,7 @@ def denoise(
     where, row = pick_device(device), dict[str, Any]()
     with beside_matmul(row, where, torch.float32):
         memory = Memory(where)
-        name, drawing = _model(preset, model, where, changes)
+        name, drawing = model_of(preset, model, where, changes)
         system = drawing.system
         one = partial(_steps, drawing, rows=futures)
         counts, calls = [], []
@@ -112,7 +112,7 @@ def horizon(
     """So many frames drawn one window after another and thrown away: time, and memory that must not grow with them."""
     where = pick_device(device)
     memory = Memory(where)
-    name, drawing = _model(preset, model, where, changes)
+    name, drawing = model_of(preset, model, where, changes)
     system, options = drawing.system, options_of(drawing, steps)
     context = system.context
 
@@ -155,7 +155,7 @@ def _coding(
     row = dict[str, Any]()
     with beside_matmul(row, where, torch.float32), torch.no_grad():
         memory = Memory(where)
-        name, coding = _model(preset, model, where, changes, CODEC_MODEL)
+        name, coding = model_of(preset, model, where, changes, CODEC_MODEL)
         codec, v = coding.system.codec, coding.video
         if codec is None:
             raise ValueError(
@@ -174,10 +174,11 @@ def _coding(
 
 def _steps(model: Model, steps: int, *, rows: int) -> None:
     """One frame, or the window that it takes, by so many steps."""
-    _drawn(model.system, options_of(model, str(steps)), rows=rows, context=model.context, horizon=1)
+    drawn(model.system, options_of(model, str(steps)), rows=rows, context=model.context, horizon=1)
 
 
-def _drawn(system: System, options: SampleOptions, *, rows: int, context: int, horizon: int) -> None:
+def drawn(system: System, options: SampleOptions, *, rows: int, context: int, horizon: int) -> None:
+    """So many predictions from frames of zeros, thrown away."""
     given = _given(system, rows, context)
     complete(system, given, Task.predict(context, horizon), rng=_noise(system, rows), options=options)
 
@@ -229,7 +230,7 @@ def _how(options: SampleOptions, *, steps: bool = True) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def _model(
+def model_of(
     name: str | None,
     model: str | None,
     where: torch.device,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which measurements there are, each run in a process of its own, one row of plain values after another; no torch here.
 
-Read next: `network.py`, `drawing.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is measured),
-`measure.py` (how). `efficiency.py` sets systems side by side.
+Read next: `network.py`, `drawing.py`, `codes.py`, `reading.py`, `flows.py`, `features.py`, `sensitivity.py` (what is
+measured), `measure.py` (how). `efficiency.py` sets systems side by side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from framecast.bench.alone import alone
 
 WHAT = (
-    "matmul", "forward", "step", "encode", "decode", "denoise", "sampling", "horizon", "reading", "simulator",
+    "matmul", "forward", "step", "encode", "decode", "denoise", "codes", "sampling", "horizon", "reading", "simulator",
     "features", "crps", "rf3d",
 )  # fmt: skip
 PRECISIONS = ("32", "bf16")
@@ -35,7 +35,7 @@ class Bench:
     changes: dict[str, Any] = field(default_factory=dict)  # settings by dotted key, in place of the preset's
     model: str | None = None  # that draws; None: the bundled one, or an untrained one of `preset`
     steps: str | None = None  # of the sampler; None: the model's own
-    futures: int = 8  # drawn at once in `denoise`, which is measured for one as well
+    futures: int = 8  # drawn at once in `denoise` and `codes`, which are measured for one as well
     clip: str | None = None  # read this one instead of clips made for it
     repeats: int = 5
     device: str = "auto"
@@ -95,6 +95,10 @@ def _network_tasks(word: str, bench: Bench) -> list[Task]:
     if word in ("encode", "decode"):
         # not every model has a codec, so this is no reason to stop where everything is measured
         return [Task(word, target, how, optional=bench.what == WHAT)]
+    if word == "codes":
+        target, optional = "framecast.bench.codes:codes", bench.what == WHAT
+        numbers = dict.fromkeys((bench.futures, 1))
+        return [Task(f"codes {n}", target, how | {"futures": n}, optional=optional) for n in numbers]
     if word == "denoise":
         return [Task(f"denoise {n}", target, how | {"futures": n}) for n in dict.fromkeys((bench.futures, 1))]
     how["steps"] = bench.steps

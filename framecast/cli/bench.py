@@ -28,7 +28,9 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument(
         "--steps", metavar="N", help="of the sampler, in sampling and horizon (default: the model's own)"
     )
-    parser.add_argument("--futures", type=positive, default=8, metavar="N", help="of denoise, beside 1 (default 8)")
+    parser.add_argument(
+        "--futures", type=positive, default=8, metavar="N", help="of denoise and codes, beside 1 (default 8)"
+    )
     parser.add_argument("--clip", metavar="PATH", help="read this clip instead of clips made for it")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="of every measurement (default 5)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default auto)")
@@ -104,13 +106,15 @@ def machine_line(row: dict[str, Any]) -> str:
 BENCH = Command(
     about="Measure what networks, drawing, reading and simulating cost on this machine: time (median), peak memory, "
     "counted operations (2 × multiply-adds of convolutions and matrix products), and their share of the rate at which "
-    "the same run multiplies square matrices. denoise is one step of a sampler for several futures at once; horizon "
-    "draws 16 and 128 frames and throws them away; rf3d tells what the distance rf3d-v1 sees of known changes. Each "
-    "measurement has a process of its own. step has a row for each group of a stage that takes turns with others "
-    "(autoencoder and discriminators). Settings of the preset can be changed.",
+    "the same run multiplies square matrices. denoise is one step of a sampler for several futures at once; codes are "
+    "those of a clip (video_vqvae), drawn beside a whole pass for each; horizon draws 16 and 128 frames and throws "
+    "them away; rf3d tells what the distance rf3d-v1 sees of known changes. Each measurement has a process of its own. "
+    "step has a row for each group of a stage that takes turns with others (autoencoder and discriminators). Settings "
+    "of the preset can be changed.",
     example="framecast bench\nframecast bench encode decode denoise --preset pvdm/ucf101-256-s --futures 4\n"
     "framecast bench step --preset pvdm/ucf101-256-l --stage autoencoder --stages.autoencoder.checkpointing true\n"
     "framecast bench step denoise --preset rvd/bair64 --threads 2 --out bench.jsonl\n"
+    "framecast bench codes --preset video_vqvae/cpu64 --futures 32\n"
     "framecast bench horizon --model vortex-ramvid\nframecast bench reading --clip my.mp4",
     arguments=_arguments,
     run=_run,

@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from framecast.bench import drawing, features, flows, network, reading
+from framecast.bench import codes, drawing, features, flows, network, reading
 from framecast.bench.measure import operations
 from framecast.bench.run import BACKENDS, FILES, WHAT, Bench, Task, _rate, _scaled, append, measure, tasks
 from tests.cli.conftest import Ran, cast, make_clip  # noqa: F401
@@ -75,6 +75,31 @@ def test_encoding_and_decoding_are_those_of_a_clip():
 def test_a_model_without_a_codec_is_refused():
     with pytest.raises(ValueError, match="has no encoder and decoder"):
         drawing.encode(**DRAWN)
+
+
+SMALL_PRIORS = {
+    f"model.{part}.{key}": value
+    for part in ("top_prior", "bottom_prior")
+    for key, value in {
+        "hidden": 8, "residual": 16, "layers": 2, "heads": 2, "condition_hidden": 8, "condition_residual": 8,
+        "condition_layers": 1, "embedding": 8,
+    }.items()
+}  # fmt: skip
+
+
+def test_codes_are_timed_one_by_one_and_beside_whole_passes():
+    how = {"preset": "video_vqvae/tiny64", "model": None, "device": "cpu", "repeats": 1}
+    changes = {"data.size": 16, "model.tokenizer.hidden": 8, **SMALL_PRIORS}
+    (one,), (three,) = (codes.codes(**how, futures=n, changes=changes) for n in (1, 3))
+    assert set(one) >= FIELDS | {"seconds_per_code", "seconds_by_passes"}
+    assert one["codes"] == three["codes"] == 3 * 2 * 2 + 6 * 4 * 4
+    assert one["rate"] == pytest.approx(one["codes"] / one["seconds"])
+    assert three["rate"] == pytest.approx(3 * three["codes"] / three["seconds"])
+    assert one["seconds_by_passes"] == pytest.approx(
+        12 * one["passes"]["top_prior"] + 96 * one["passes"]["bottom_prior"]
+    )
+    with pytest.raises(ValueError, match="draws no codes"):
+        codes.codes(**DRAWN, futures=1)
 
 
 def test_changed_settings_are_told_and_checked():
@@ -158,7 +183,7 @@ def test_clip_too_short_for_a_window_is_refused(tmp_path):
 
 def test_each_measurement_is_a_task_of_its_own():
     labels = [task.label for task in tasks(Bench())]
-    assert len(labels) == len(WHAT) - 4 + 2 + 2 + len(FILES) + len(BACKENDS) and labels[:3] == list(WHAT[:3])
+    assert len(labels) == len(WHAT) - 5 + 2 + 2 + 2 + len(FILES) + len(BACKENDS) and labels[:3] == list(WHAT[:3])
     assert [task.label for task in tasks(Bench(what=("step", "matmul")))] == ["matmul", "step"]
     assert [task.label for task in tasks(Bench(what=("reading",), clip="/"))] == ["reading /"]
 

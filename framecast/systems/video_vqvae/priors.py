@@ -34,6 +34,7 @@ class TopPrior(nn.Module):
 
     def __init__(self, config: TopPriorConfig, *, codes: int, grid: tuple[int, int, int]):
         super().__init__()
+        self.config = config
         steps, rows, columns = grid
         drawn = (steps - GIVEN, rows, columns)
         self.condition = TopCondition(config, codes=codes, steps=drawn[0])
@@ -83,7 +84,7 @@ class BottomPrior(nn.Module):
 
     def __init__(self, config: BottomPriorConfig, *, codes: int, grid: tuple[int, int, int], top: bool):
         super().__init__()
-        self.codes, self.window, self.slices = codes, config.window, grid[0]
+        self.config, self.codes, self.slices = config, codes, grid[0]
         self.condition = BottomCondition(config, codes=codes, top=top, slices=grid[0])
         self.network = GatedPixelCNN(
             config, grid=(1, *grid[1:]), codes=codes, condition=config.condition_hidden, past=0, vertical="full"
@@ -96,7 +97,7 @@ class BottomPrior(nn.Module):
 
     def past(self, bottom: Codes, n: Int64[Tensor, " b"]) -> Codes:
         """The slices before each clip's slice `n`, as many as the window; `codes` where there is none."""
-        at = n[:, None] + torch.arange(-self.window, 0, device=n.device)
+        at = n[:, None] + torch.arange(-self.config.window, 0, device=n.device)
         rows = torch.arange(len(bottom), device=n.device)[:, None]
         return torch.where((at < 0)[:, :, None, None], self.codes, bottom[rows, at.clamp(min=0)])
 
