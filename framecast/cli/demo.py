@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: forecast flows that training never saw with the bundled models, and say how well.
 
-With `--train` a model is trained first, here, in two minutes, and does everything. It all lies in one folder: predict/,
-infill/, interpolate/, strip.png, forecast.mp4 and .webp, crps_map.png, an unseen flow to try commands on, numbers.json
-with what was measured and how; with `--train` also data/ and run/.
+With `--train` a model is trained first, here, in two minutes, and does everything; with `--all` every system forecasts
+one flow. It all lies in one folder: predict/, infill/, interpolate/, strip.png, forecast.mp4 and .webp, crps_map.png,
+an unseen flow to try commands on, numbers.json with what was measured and how; with `--train` also data/ and run/, with
+`--all` a folder of each model in place of predict/ to crps_map.png.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framecast.cli.console import Console, duration, table
+from framecast.cli.draw import many
 from framecast.cli.parsing import Command, Parser, UsageError, above_zero, positive, whole
 from framecast.experiment import Experiment
-from framecast.systems import preset
+from framecast.systems import SYSTEMS, preset
 
 if TYPE_CHECKING:
+    from framecast.checkpoint import ModelInfo
     from framecast.evaluate.run import Scores
     from framecast.generate import Forecast, Model
     from framecast.video import Clip
@@ -56,6 +59,7 @@ def _arguments(parser: Parser) -> None:
         "--minutes", type=above_zero, metavar="M", help="train for about so long instead of the preset's steps"
     )
     training.add_argument("--max-steps", type=positive, metavar="N", help="train for so many steps")
+    parser.add_argument("--all", action="store_true", help="one flow, and a row for every system that predicts")
     parser.add_argument("--seed", type=whole, default=0, help="of flows, weights and noise (default 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), metavar="DIR", help="default demo, or the next free name"
@@ -72,9 +76,13 @@ def _run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError("--minutes and --max-steps say the same thing twice; give one.")
     if not args.train and (args.minutes or args.max_steps):
         raise UsageError("--minutes and --max-steps say how long to train; add --train.")
+    if args.all and args.train:
+        raise UsageError("--all shows the bundled models, --train a model of its own; give one.")
     pick_device(args.device)  # before anything is written
     out = free_folder(args.out)
     console.note(f"everything goes to {out}/")
+    if args.all:
+        return _side_by_side(args, out, console)
     try:
         return _demonstrate(args, out, console)
     except Stopped as stopped:  # its run can be gone on with, though not the demonstration
@@ -105,7 +113,7 @@ def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
     )
     _show(forecasts[0], shown, windows[0], out)
     _fill_in(filler, shown, windows[0], out, seed=args.seed)
-    numbers = {
+    numbers: dict[str, Any] = {
         "set": shown.set,
         "unit": "8-bit levels",
         "windows": len(windows),
@@ -119,11 +127,91 @@ def _demonstrate(args: argparse.Namespace, out: Path, console: Console) -> int:
         "seconds": round(time.perf_counter() - began, 1),
     }
     (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    _tell(numbers, [mine, *others], out, console)
+    _tell(numbers, [mine, *others], console)
+    files = "strip.png, forecast.mp4, forecast.webp, crps_map.png, infill/, interpolate/, numbers.json"
+    console.say(f"{out}: {files}, in {duration(numbers['seconds'])}")
     run = f"{out}/run"
     _propose(run if args.train else MODEL, run if args.train else FILLER, out, console)
     console.result({"out": str(out), **numbers})
     return 0
+
+
+def _side_by_side(args: argparse.Namespace, out: Path, console: Console) -> int:
+    """Every system forecasts the same flow from the same frames, of which each takes the last ones that it needs."""
+    import framecast
+    from framecast.evaluate.run import judge, simple_sources
+    from framecast.evaluate.samples import Given
+    from framecast.evaluate.terms import Case
+    from framecast.evaluate.windows import Windows
+
+    began = time.perf_counter()
+    chosen = _one_of_each(SHOWN.set)
+    lacking = [system for system, info in chosen.items() if info is None]
+    for system in lacking:
+        console.note(f"{system} has no row: no model of it for {SHOWN.set} comes with framecast yet")
+    models = [framecast.load(info.dir, device=args.device) for info in chosen.values() if info is not None]
+    if not models:
+        raise ValueError(f"no model for {SHOWN.set} comes with this framecast: install it again.")
+    shown = dataclasses.replace(SHOWN, windows=(1, 1), context=max(SHOWN.context, *(m.context for m in models)))
+    windows, units = _unseen(shown, out, args.seed, console)
+    case = Case(known=tuple(range(shown.context)), frames=shown.context + shown.horizon)
+    cut = Windows(windows, units, ["0"])
+    forecasts = [_forecasts(model, shown, windows, args.seed, console)[0] for model in models]
+    sources = [Given(model.name, {"0": made}) for model, made in zip(models, forecasts, strict=True)]
+    every = [*sources, *simple_sources(case, reference=None)]
+    scores = [judge(one, cut, case, ("crps", "psnr"), samples=min(shown.samples, one.most)) for one in every]
+    for model, forecast in zip(models, forecasts, strict=True):
+        forecast.save(out / model.name)
+    _picture(models, forecasts, windows[0], shown, out)
+    mine, others = scores[: len(models)], scores[len(models) :]
+    about = [{"system": m.system.name, "seconds": round(one.seconds, 1)} for m, one in zip(models, mine, strict=True)]
+    numbers: dict[str, Any] = {
+        "set": shown.set,
+        "unit": "8-bit levels",
+        "windows": 1,
+        "samples": shown.samples,
+        "context": shown.context,
+        "horizon": shown.horizon,
+        "models": {one.name: told | _told(one) for one, told in zip(mine, about, strict=True)},
+        "without_model": lacking,
+        "simple_forecasts": {other.name: _told(other) for other in others},
+        "records": {one.name: one.record for one in mine},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    (out / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    _tell(numbers, scores, console)
+    files = ", ".join(["strip.png", "forecast.mp4", "forecast.webp", *(f"{m.name}/" for m in models), "numbers.json"])
+    console.say(f"{out}: {files}, in {duration(numbers['seconds'])}")
+    console.result({"out": str(out), **numbers})
+    return 0
+
+
+def _one_of_each(of: str) -> dict[str, ModelInfo | None]:
+    """The first bundled model of this set's clips for every system that predicts, in the order of their table."""
+    from framecast.checkpoint import list_models
+
+    found: dict[str, ModelInfo | None] = {name: None for name, row in SYSTEMS.items() if "predict" in row.tasks}
+    for info in list_models(()):
+        whose: Any = info.provenance.get("appearance") or {}
+        if info.system in found and found[info.system] is None and whose.get("set") == of and not info.missing:
+            found[info.system] = info
+    return found
+
+
+def _picture(models: Sequence[Model], forecasts: Sequence[Forecast], clip: Clip, shown: Shown, out: Path) -> None:
+    """The truth and the first future of every model, from the last known frames on."""
+    from framecast.data.image_file import write_image
+    from framecast.data.media import Row, grid, save_view, strip
+
+    names = ", ".join(model.name for model in models)
+    comment = f"Generated by framecast, models {names}; the row named truth is a simulated flow."
+    rows = [Row("truth", clip)]
+    for model, forecast in zip(models, forecasts, strict=True):
+        rows.append(Row(f"{type(model.system).__name__}: {model.name}", forecast.clip(0), forecast.known))
+    frames = range(shown.context - SHOWN.context, shown.context + shown.horizon)
+    write_image(out / "strip.png", strip(rows, frames=frames), comment=comment)
+    for suffix in (".mp4", ".webp"):
+        save_view(out / f"forecast{suffix}", grid(rows), comment=comment)
 
 
 def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, Any]:
@@ -147,7 +235,7 @@ def _unseen(shown: Shown, out: Path, seed: int, console: Console) -> tuple[list[
 
     count, each = shown.windows
     length = shown.context + shown.horizon
-    console.note(f"simulating {count} flows that training never saw")
+    console.note(f"simulating {many(count, 'flow')} that training never saw")
     unseen = flows(shown.set, "test", count, max(2, each) * length, seed=seed)
     told = {"set": shown.set, "split": "test", "number": 0, "seed": seed}
     write_array(out / "unseen.npz", unseen[0].frames, fps=None, value_range=unseen[0].value_range, generated_by=told)
@@ -230,23 +318,25 @@ def _told(scores: Scores) -> dict[str, Any]:
     return {**means, "crps_fair_by_lead": leads, "samples": scores.samples}
 
 
-def _tell(numbers: dict[str, Any], scores: Sequence[Scores], out: Path, console: Console) -> None:
+def _tell(numbers: dict[str, Any], scores: Sequence[Scores], console: Console) -> None:
+    """A row for each forecast; where several models are shown, the seconds that theirs took, too."""
+    timed = numbers.get("models", {})
     leads = [lead for lead in (1, 2, 4, 8, 12) if lead <= numbers["horizon"]]
     head = ["fair CRPS, 8-bit units", *(f"lead {lead}" for lead in leads), "overall", "PSNR dB"]
+    head += ["seconds"] if timed else []
     rows = []
     for one in scores:
         told = _told(one)
         by_lead = [told["crps_fair_by_lead"][lead - 1] for lead in leads]
-        rows.append([one.name, *by_lead, told["crps_fair"], told["psnr"]])
+        seconds = [timed[one.name]["seconds"] if one.name in timed else ""] if timed else []
+        rows.append([one.name, *by_lead, told["crps_fair"], told["psnr"], *seconds])
     console.say(table(head, rows))
     console.say(
-        f"({numbers['windows']} windows of flows never seen in training, {numbers['context']} known frames, "
-        f"{numbers['samples']} samples of the model; lower CRPS is better)"
+        f"({many(numbers['windows'], 'window')} of flows never seen in training, {numbers['context']} known frames, "
+        f"{numbers['samples']} samples of {'each' if timed else 'the'} model; lower CRPS is better)"
     )
     if not any(one.name == "analog" for one in scores):
         console.say("(the analog forecasts need the training flows: see framecast evaluate)")
-    files = "strip.png, forecast.mp4, forecast.webp, crps_map.png, infill/, interpolate/, numbers.json"
-    console.say(f"{out}: {files}, in {duration(numbers['seconds'])}")
 
 
 def _propose(model: str, filler: str, out: Path, console: Console) -> None:
@@ -260,8 +350,8 @@ def _propose(model: str, filler: str, out: Path, console: Console) -> None:
 DEMO = Command(
     about="Forecast, infill and interpolate simulated flows past a disc that training never saw, with the bundled "
     "models, and compare with simple forecasts: under a minute on a CPU, nothing is downloaded. With --train a small "
-    "model is trained first.",
-    example="framecast demo\nframecast demo --train --minutes 1 --out /tmp/demo",
+    "model is trained first; with --all every system forecasts the same flow, in under two minutes.",
+    example="framecast demo\nframecast demo --all\nframecast demo --train --minutes 1 --out /tmp/demo",
     arguments=_arguments,
     run=_run,
 )

@@ -147,6 +147,11 @@ def _import(args: argparse.Namespace, console: Console) -> int:
     from framecast.checkpoint import fill, free_name, save_model
 
     experiment: Any = apply_settings(preset(args.preset), args.settings)
+    if not entry(experiment.system).weights:
+        raise ValueError(
+            f"no trained weights of {experiment.system} were ever published, so there is nothing to import: train it "
+            f"(framecast train {args.preset} --data DIR); model folders of framecast itself are used as they are."
+        )
     found, config = _opened(args.files, experiment, args.weights)
     system = _imported(config, experiment)
     modules = system.parts()

@@ -7,13 +7,14 @@ import signal
 
 import pytest
 
+from framecast.checkpoint import PartInfo, build_system, save_model
 from framecast.cli import demo
 from framecast.cli.console import Training
 from framecast.cli.demo import Shown
-from framecast.experiment import DataConfig
+from framecast.experiment import DataConfig, VideoSpec, to_plain
 from framecast.train import Stopped
 from tests.cli.conftest import bundle
-from tests.tiny import ramvid
+from tests.tiny import ramvid, video_vqvae
 
 
 def tiny(size):
@@ -122,4 +123,54 @@ def test_demo_refuses_a_length_of_a_training_not_asked_for(cast):
 
 def test_demo_refuses_two_lengths(cast):
     ran = cast("demo", "--train", "--minutes", 1, "--max-steps", 5)
+    assert ran.code == 2 and "give one" in ran.err
+
+
+def stand_in(folder, name, experiment, model, *, of, frames=16):
+    """An untrained model of 32 × 32 grey pixels that says it was trained on clips of a set."""
+    video = VideoSpec(channels=1, height=32, width=32, clip_frames=frames)
+    system = build_system(experiment.system, model, video, to_plain(experiment.sample))
+    parts = {part: PartInfo(stage=part, step=1, weights="raw") for part in system.parts()}
+    save_model(folder / name, system, parts=parts, provenance={"appearance": {"set": of}})
+
+
+@pytest.fixture
+def side_by_side(monkeypatch, tmp_path):
+    """A model of the last system and one of the first, of digits, which are made in no time, beside one of flows."""
+    folder = tmp_path / "bundled"
+    of_patches = {**to_plain(ramvid().model), "patch": 8}
+    stand_in(folder, "a-flow-ramvid", ramvid(), of_patches, of="vortex32")
+    stand_in(folder, "digits-ramvid", ramvid(), of_patches, of="bouncing32")
+    model = to_plain(video_vqvae().model)
+    model = {**model, "tokenizer": {**model["tokenizer"], "first_kernel": (4, 16, 16)}}
+    stand_in(folder, "a-digits-vqvae", video_vqvae(), model, of="bouncing32", frames=12)
+    monkeypatch.setattr("framecast.checkpoint.BUNDLED", folder)
+    monkeypatch.setattr(demo, "SHOWN", Shown("bouncing32", (2, 1), infill=(0, 5), context=2, samples=2))
+
+
+def test_demo_of_all_has_a_row_for_each_system_that_has_a_model_for_these_clips(cast, side_by_side, tmp_path):
+    ran = cast("demo", "--all", "--json", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    told = ran.json
+    names = ["digits-ramvid", "a-digits-vqvae"]  # in the order of the table of systems; not the one of flows
+    assert list(told["models"]) == names and [told["models"][n]["system"] for n in names] == ["ramvid", "video_vqvae"]
+    assert told["without_model"] == ["rvd", "pvdm"] and ran.err.count("has no row") == 2
+    files = {"strip.png", "forecast.mp4", "forecast.webp", "numbers.json", "unseen.npz"}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == files | set(names)
+    known = [json.loads((tmp_path / "demo" / n / "result.json").read_text())["known_frames"] for n in names]
+    assert (
+        known == [[0, 1, 2, 3]] * 2 and told["context"] == 4
+    )  # as many as the one that needs most, though 2 are shown
+
+
+def test_demo_of_all_tells_the_seconds_of_models_alone(cast, side_by_side):
+    lines = cast("demo", "--all", "--device", "cpu").out.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines[:4]}
+    assert lines[0].endswith("seconds") and len(rows["digits-ramvid"]) == len(rows["a-digits-vqvae"]) == 9
+    assert len(rows["persistence"]) == 8
+    assert any("1 window of flows never seen" in line for line in lines)
+
+
+def test_demo_of_all_shows_bundled_models_only(cast):
+    ran = cast("demo", "--all", "--train")
     assert ran.code == 2 and "give one" in ran.err

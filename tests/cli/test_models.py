@@ -275,3 +275,9 @@ def test_official_denoiser_is_imported_and_computes_the_same(imported, folder):
         for kind, condition in (("cond", given), ("null", None)):
             if (name := f"unet.out_{kind}") in tensors:
                 assert error(network(tensors["unet.x"], tensors["unet.t"], condition), tensors[name]) <= FORWARD
+
+
+def test_models_import_says_where_nothing_was_published(cast):
+    ran = cast("models", "import", "weights.pt", "--preset", "video_vqvae/tiny64")
+    assert ran.code == 1 and "no trained weights of video_vqvae were ever published" in ran.err
+    assert "framecast train video_vqvae/tiny64" in ran.err
