@@ -97,6 +97,16 @@ class Score:
         """The frame of the most bits."""
         return self.frames[int(self.bits.argmax())]
 
+    def least_likely_codes(self) -> dict[str, dict[str, Any]]:
+        """By level, the code of the most bits: the first and last of its frames, its row and column, its bits."""
+        found = {}
+        for level, values in self.maps.items():
+            step, row, column = map(int, np.unravel_index(int(values.argmax()), values.shape))
+            each = len(self) // len(values)
+            first, last = self.frames[step * each], self.frames[(step + 1) * each - 1]
+            found[level] = {"frames": [first, last], "row": row, "column": column, "bits": float(values.max())}
+        return found
+
     def plain(self) -> dict[str, Any]:
         """All there is to tell but the maps, in plain values."""
         told: dict[str, Any] = {"of": self.of, self._unit: self.mean}
@@ -104,6 +114,7 @@ class Score:
             told["bits_per_clip"] = sum(float(values.sum()) for values in self.maps.values())
             told["codes"] = sum(values.numel() for values in self.maps.values())
             told["bits_per_code_of"] = {level: float(values.mean()) for level, values in self.maps.items()}
+            told["least_likely_codes"] = self.least_likely_codes()
         return {
             **told,
             "frames": list(self.frames),
@@ -165,7 +176,8 @@ class Score:
             starts += fresh[:1] if last > first else []  # frames scored one by one need no lines between them
             done.update(fresh)
         if self.maps:
-            label, title = f"{self._label}, lower is likelier", f"likelihood of codes by {record['model']}"
+            label = "bits per code (lower is likelier)"
+            title = f"likelihood of codes by {record['model']}, {self._uniform} bits where all are as likely"
         else:
             label = "bits per dimension (lower is likelier)"
             title = f"upper bound by {record['model']}, {record['levels']} of {record['most_levels']} noise levels"
@@ -181,7 +193,7 @@ class Score:
         )
 
     def _draw_maps(self, path: Path) -> list[Path]:
-        """Some frames, the least likely among them, and below each the map of its step in every level."""
+        """Some frames, those of the least likely codes among them, and below each its step's map in every level."""
         if self.clip is None:
             return []
         evenly = {self.frames[round(i * (len(self) - 1) / (SHOWN - 1))] for i in range(SHOWN)}
@@ -195,16 +207,15 @@ class Score:
             path,
             pictures=[("clip", self.clip)],
             maps=maps,
-            frames=sorted(evenly | {self.least_likely}),
-            label=self._label,
+            frames=sorted(evenly | {code["frames"][0] for code in self.least_likely_codes().values()}),
+            label=f"bits per code ({self._uniform} where all are as likely)",
             comment=self._comment,
         )
         return [path]
 
     @property
-    def _label(self) -> str:
-        uniform = " and ".join(dict.fromkeys(f"{bits:g}" for bits in self.record["uniform"].values()))
-        return f"bits per code ({uniform} where all are as likely)"
+    def _uniform(self) -> str:
+        return " or ".join(dict.fromkeys(f"{bits:g}" for bits in self.record["uniform"].values()))
 
 
 def frame_bits(maps: Mapping[str, Tensor], frames: int) -> Tensor:

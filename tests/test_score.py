@@ -88,6 +88,10 @@ def test_score_of_codes_tells_totals_and_levels_and_what_it_is_not():
     told = code_score().plain()
     assert told["bits_per_clip"] == 2 + 4 + 15 + 9 and told["codes"] == 2 + 16
     assert told["bits_per_code"] == pytest.approx(30 / 18) and told["bits_per_code_of"] == {"top": 3.0, "bottom": 1.5}
+    assert told["least_likely_codes"] == {
+        "top": {"frames": [8, 11], "row": 0, "column": 0, "bits": 4.0},
+        "bottom": {"frames": [8, 9], "row": 1, "column": 0, "bits": 9.0},
+    }
     assert "bits_per_dimension" not in told and told["of"] == "codes" and told["least_likely"] == 8
     assert "not of pixels" in told["meaning"] and "bound" not in told["meaning"]
     assert score().plain()["of"] == "pixels" and "bits_per_clip" not in score().plain()
@@ -120,7 +124,7 @@ def test_maps_stand_below_the_frames_that_their_steps_belong_to(tmp_path, monkey
     assert "9 where all are as likely" in told["label"]
 
 
-def test_least_likely_frame_is_in_the_picture_of_a_long_clip(tmp_path, monkeypatch):
+def test_frame_of_the_least_likely_code_is_in_the_picture_of_a_long_clip(tmp_path, monkeypatch):
     drawn, bits = [], torch.ones(50, 1, 1, dtype=torch.float64)
     bits[22] = 5.0
     monkeypatch.setattr("framecast.score.save_score_maps", lambda path, **told: drawn.append(told))

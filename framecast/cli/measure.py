@@ -238,10 +238,11 @@ def _tell_code_scores(results: list[dict[str, Any]], outs: list[Path], console: 
     uniform: dict[str, float] = results[0]["uniform"]
     rows = [
         [r["clip"], len(r["known_frames"]), len(r["frames"]), r["bits_per_code"], *r["bits_per_code_of"].values(),
-         r["bits_per_clip"], r["least_likely"], max(r["bits"]), str(out)]
+         r["bits_per_clip"], r["least_likely"], max(r["bits"]), _least_likely_code(r["least_likely_codes"]), str(out)]
         for r, out in zip(results, outs, strict=True)
     ]  # fmt: skip
     head = ["clip", "given", "frames", "bits per code", *uniform, "bits of all codes", "least likely frame", "its bits"]
+    head += ["least likely code"]
     console.say(table([*head, "written to"], rows))
     without = " or ".join(dict.fromkeys(f"{bits:g}" for bits in uniform.values()))
     console.say(
@@ -251,6 +252,12 @@ def _tell_code_scores(results: list[dict[str, Any]], outs: list[Path], console: 
     )
     for note in results[0]["notes"]:
         console.note(f"note: {note}")
+
+
+def _least_likely_code(codes: dict[str, dict[str, Any]]) -> str:
+    level, code = max(codes.items(), key=lambda item: item[1]["bits"])
+    first, last = code["frames"]
+    return f"{level}, frames {first}-{last}, row {code['row']}, column {code['column']}: {code['bits']:.1f}"
 
 
 SCORE = Command(

@@ -124,6 +124,7 @@ def test_score_of_codes_tells_levels_and_what_it_is(cast, coder, clip, tmp_path)
     for words in ("given", "bits per code", "top", "bottom", "bits of all codes", "least likely frame"):
         assert words in head
     assert f"{record['bits_per_clip']:.2f}" in row and f"{record['bits_per_code']:.2f}" in row
+    assert f"row {max(record['least_likely_codes'].values(), key=lambda code: code['bits'])['row']}, column" in row
     assert "No likelihood of pixels" in ran.out and "a code costs 4 bits" in ran.out
     assert "Upper bounds" not in ran.out and "note: bits of a bottom code" in ran.err
 
