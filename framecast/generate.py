@@ -160,7 +160,7 @@ def _misfit(spec: Any, shape: tuple[int, ...]) -> str:
 
 @contextmanager
 def _watched(system: System, progress: Progress | None, *, total: int) -> Iterator[None]:
-    """Report every forward pass of a part of `system` while the body runs."""
+    """Report every call that `system` counts while the body runs."""
     if progress is None or not total:
         yield
         return
@@ -171,7 +171,7 @@ def _watched(system: System, progress: Progress | None, *, total: int) -> Iterat
         done = min(done + 1, total - 1)  # the estimate may be short; the last call is reported by the end
         progress(done, total)
 
-    hooks = [part.register_forward_hook(tick) for part in system.parts().values()]
+    hooks = [module.register_forward_hook(tick) for module in system.watched()]
     try:
         yield
         progress(total, total)

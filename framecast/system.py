@@ -245,6 +245,10 @@ class System(nn.Module, ABC):
         """Network evaluations that drawing a window takes; for estimates and progress only."""
         return sampler_steps(options) if self.parts() else 0
 
+    def watched(self) -> list[nn.Module]:
+        """Modules whose calls are those that `calls` counts; for progress only."""
+        return list(self.parts().values())
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

@@ -6,7 +6,6 @@ The time is that of a prediction of one window, from encoding the known frames t
 
 from __future__ import annotations
 
-import math
 from types import MappingProxyType
 from typing import Any
 
@@ -45,7 +44,7 @@ def codes(
         work()  # warms up: what is compiled is compiled now
     memory = Memory(where)
     times = timed(work, repeats=repeats, device=where)
-    each = {part: _codes(prior) for part, prior in _priors(system).items()}
+    each = {part: prior.rows * prior.network.grid[2] for part, prior in _priors(system).items()}
     count = sum(each.values())
     many = f"{futures} futures" if futures > 1 else "1 future"
     row: dict[str, Any] = {
@@ -67,12 +66,6 @@ def codes(
 def _priors(system: VideoVQVAE) -> dict[str, TopPrior | BottomPrior]:
     """Those that draw, by part."""
     return {name: part for name, part in system.parts().items() if isinstance(part, (TopPrior, BottomPrior))}
-
-
-def _codes(prior: TopPrior | BottomPrior) -> int:
-    """Codes that it draws of a clip."""
-    slices = prior.slices - prior.first if isinstance(prior, BottomPrior) else 1
-    return slices * math.prod(prior.network.grid)
 
 
 def _pass(prior: TopPrior | BottomPrior, *, repeats: int) -> Timed:

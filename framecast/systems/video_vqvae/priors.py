@@ -43,6 +43,12 @@ class TopPrior(nn.Module):
             vertical=config.vertical,
         )  # fmt: skip
 
+    @property
+    def rows(self) -> int:
+        """Rows of codes that it draws of a clip."""
+        steps, rows, _ = self.network.grid
+        return steps * rows
+
     def forward(self, top: Codes, bottom: Codes) -> Float[Tensor, "b k t y x"]:
         """Logits of the steps after the given one.
 
@@ -89,6 +95,11 @@ class BottomPrior(nn.Module):
         self.network = GatedPixelCNN(
             config, grid=(1, *grid[1:]), codes=codes, condition=config.condition_hidden, past=0, vertical="full"
         )
+
+    @property
+    def rows(self) -> int:
+        """Rows of codes that it draws of a clip."""
+        return (self.slices - self.first) * self.network.grid[1]
 
     @property
     def first(self) -> int:

@@ -99,6 +99,17 @@ class VideoVQVAE(System):
         told = (True,) * self.given + (False,) * fresh
         return [Window(tuple(range(start, start + length)), told) for start in starts]
 
+    def calls(self, window: Window, options: VideoVQVAESampling) -> int:  # type: ignore[override]
+        """Rows of codes."""
+        return sum(prior.rows for prior in self.priors())
+
+    def watched(self) -> list[nn.Module]:
+        return [prior.network.embedding for prior in self.priors()]  # finished rows are embedded, each in one call
+
+    def priors(self) -> list[TopPrior | BottomPrior]:
+        """In the order of drawing."""
+        return [self.top_prior, self.bottom_prior] if self.config.tokenizer.levels == 2 else [self.bottom_prior]
+
     @torch.no_grad()
     def sample(  # type: ignore[override]
         self,
