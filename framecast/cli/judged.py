@@ -62,7 +62,7 @@ def _tell_sets(case: dict[str, Any], console: Console) -> None:
     figures = {name: figure for forecast in reversed(shown) for name, figure in forecast["sets"].items()}
     first = next(iter(figures.values()))
     console.say(f"{case['name']}: {many(first['n_fake'], 'clip')} beside {many(first['n_real'], 'real one')}")
-    random = {name: figure for name, figure in figures.items() if name.startswith("rf3d-v1")}
+    random = {name: figure for name, figure in figures.items() if name.startswith("rf3d-v1 ")}  # not rf3d-v1*
     if random:
         rows = [[f["name"], *(_figure(f["sets"].get(name)) for name in random)] for f in shown]
         floors = ["none" if figure["floor"] is None else f"{figure['floor']:.3g}" for figure in random.values()]

@@ -28,6 +28,7 @@ from framecast.evaluate.sets import (
 from framecast.evaluate.terms import Case, Cut
 from framecast.evaluate.windows import Windows
 from framecast.metrics.forecast import eight_bit
+from framecast.video import Clip
 
 
 @dataclass
@@ -85,6 +86,8 @@ class ClipSets:
                     raise
                 self._miss(f"{each.name} is left out of the sets: {error}")
         mine = found.figures[source.name]
+        if "rf3d*" in groups:
+            mine |= self._random_beside_reconstructions(source)
         if "fvd*" in groups:
             mine |= self._beside_reconstructions(source)
         if "memorisation" in groups:
@@ -105,10 +108,13 @@ class ClipSets:
     def _random(self, source: Source) -> dict[str, SetFigure]:
         if self.real is None:
             return {}
-        if self.real.clips[0].frames.shape[1] not in (1, 3):
+        if not self._random_can_look():
             self._miss("rf3d-v1 is not computed: it takes 1 or 3 channels")
             return {}
         return self._tried("rf3d-v1", lambda: random_figures(self._real(self.random), self._fake(self.random, source)))
+
+    def _random_can_look(self) -> bool:
+        return self.real is not None and self.real.clips[0].frames.shape[1] in (1, 3)
 
     def _classified(self, source: Source) -> dict[str, SetFigure]:
         """What I3D and C3D say."""
@@ -131,18 +137,43 @@ class ClipSets:
 
     def _beside_reconstructions(self, source: Source) -> dict[str, SetFigure]:
         """FVD*: the reference is what the model's codec makes of the real clips."""
-        network, windows = self.plan.networks.i3d, self.real
-        assert windows is not None
+        network = self.plan.networks.i3d
         if network is None:
             self._miss("FVD* is not computed: no I3D weights were given (--i3d FILE)")
             return {}
-        if source.reconstructed(windows.clips[0]) is None:
+        if (real := self._reconstructed(network, source)) is None:
             self._miss("FVD* is not computed: the model has no codec to reconstruct real clips with")
             return {}
-        clips = (self._seen(source.reconstructed(clip), clip.value_range) for clip in windows.clips)
+        return self._tried("FVD*", partial(self._frechet, "fvd*", real, self._fake(network, source)))
+
+    def _random_beside_reconstructions(self, source: Source) -> dict[str, SetFigure]:
+        """rf3d*; nothing of a model without a codec, or where rf3d itself cannot be computed."""
+        if not self._random_can_look() or (real := self._reconstructed(self.random, source)) is None:
+            return {}
+        fake = self._fake(self.random, source)
+        return self._tried("rf3d-v1*", partial(random_figures, real, fake, reconstructed=True))
+
+    def _reconstructed(self, network: Network, source: Source) -> Features | None:
+        """The real clips as the model's codec makes them; None where it has none.
+
+        Given frames are the clips' own where the model's samples have them so: what a perfect prior draws is at zero.
+        """
+        windows, known = self.real, list(self.case.known)
+        assert windows is not None
+        if source.reconstructed(windows.clips[0]) is None:
+            return None
+        exact = source.record["sample"]["given"] == "exact"
+
+        def made(clip: Clip) -> Tensor:
+            video = source.reconstructed(clip)
+            assert video is not None
+            if exact:
+                video[known] = clip.frames[known]
+            return self._seen(video, clip.value_range)
+
+        clips = map(made, windows.clips)
         values = self._features("reconstructions of real clips", network, clips, total=len(windows))
-        real, fake = Features(values, windows.units), self._fake(network, source)
-        return self._tried("FVD*", partial(self._frechet, "fvd*", real, fake))
+        return Features(values, windows.units)
 
     def _memorised(self, source: Source) -> dict[str, SetFigure]:
         reference = self.plan.reference

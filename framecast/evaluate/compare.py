@@ -18,7 +18,8 @@ from framecast.data.media import Row, grid, save_view, strip
 from framecast.evaluate.intervals import Interval, bootstrap
 from framecast.evaluate.result_folder import Result, Shown, Windows, distinct_names, model_forecast
 
-_PROSE = ("name", "about", "source", "published", "is_not")  # settings that change nothing of what is measured
+# settings that change nothing of what is measured; figures that only one result has are noted, not compared
+_PROSE = ("name", "about", "source", "published", "is_not", "metrics")
 _WORDS = ("label", "unit", "better", "how", "note")  # of a figure
 _TOLD = 3  # differences named in one sentence
 SETS = (  # what a figure of sets and its floor are
@@ -212,10 +213,12 @@ def _case(name: str, results: Sequence[Result], names: Sequence[str], notes: lis
 
 def _shared(told: Sequence[Mapping[str, Any]], names: Sequence[str], notes: list[str]) -> list[str]:
     """Metrics that all have; the others are noted."""
+    alone: dict[str, list[str]] = {}  # results that have it, in words -> keys
     for key in dict.fromkeys(key for one in told for key in one):
         having = [name for name, one in zip(names, told) if key in one]
         if len(having) < len(told):
-            notes.append(f"{key} is only in {', '.join(having)}")
+            alone.setdefault(", ".join(having), []).append(key)
+    notes += [f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} only in {who}" for who, keys in alone.items()]
     return [key for key in told[0] if all(key in one for one in told)]
 
 

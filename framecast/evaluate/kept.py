@@ -27,7 +27,8 @@ from framecast.experiment import to_plain
 from framecast.video import Clip
 
 _log = logging.getLogger(__name__)
-_PROSE = ("about", "assumed", "is_not", "published", "source")  # of a protocol: words, not settings
+# of a protocol: words, and which figures are made of samples; nothing that these depend on
+_BESIDES = ("about", "assumed", "is_not", "published", "source", "metrics")
 
 ABOUT = "samples.json"  # in the folder: whose samples they are
 
@@ -44,7 +45,7 @@ def chunk_file(number: int) -> str:
 
 def identity(rules: Protocol, computed: Computed) -> dict[str, Any]:
     """What samples in one folder must share: the protocol's settings and how they are drawn."""
-    settings = {key: value for key, value in asdict(rules).items() if key not in _PROSE}
+    settings = {key: value for key, value in asdict(rules).items() if key not in _BESIDES}
     told = {"protocol": settings, "model": computed.record, "video": to_plain(computed.model.video)}
     return json.loads(json.dumps(to_plain(told)))  # as it is read back
 
@@ -139,7 +140,10 @@ def check(about: Path, identity: Mapping[str, Any]) -> None:
     Raises:
         ValueError: they are; the first setting that differs is named.
     """
-    differs = next(_differences(told(about), dict(identity)), None)
+    there = told(about)
+    if isinstance(rules := there.get("protocol"), dict):
+        there["protocol"] = {key: value for key, value in rules.items() if key not in _BESIDES}
+    differs = next(_differences(there, dict(identity)), None)
     if differs is not None:
         raise ValueError(
             f"{about.parent} holds samples of another evaluation ({differs}): choose another --out, or repeat the "

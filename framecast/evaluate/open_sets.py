@@ -26,7 +26,7 @@ SMOKE_LBM = Protocol(
     cases=(Case(known=(0, 1, 2, 3), frames=16),),
     paired=Cut(how="phases", clips=32, per_clip=4, samples=8),
     sets=Cut(how="phases", clips=32, per_clip=16),
-    metrics=("crps", "psnr", "ssim", "ensemble", "drift", "rf3d"),
+    metrics=("crps", "psnr", "ssim", "ensemble", "drift", "rf3d", "rf3d*"),
     is_not=(_NO_FVD, _UNITS),
     source="framecast's open sets",
 )

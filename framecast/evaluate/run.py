@@ -40,7 +40,7 @@ from framecast.task import UnsupportedTask
 from framecast.video import Clip
 
 SHOWN = 3  # windows of a case whose samples are kept to look at
-SET_GROUPS = {"rf3d", "fvd", "r-fvd", "fvd*", "is", "memorisation", "field"}
+SET_GROUPS = {"rf3d", "rf3d*", "fvd", "r-fvd", "fvd*", "is", "memorisation", "field"}
 
 
 @dataclass(frozen=True)

@@ -154,21 +154,34 @@ class RandomFeatures:
         return torch.cat(list(self._network.features(clips).values()), dim=1)
 
 
-def random_figures(real: Features, fake: Features) -> dict[str, SetFigure]:
+_STARRED = (
+    "drawn frames are compared with what the model's own codec makes of the real ones, in the floor too: this judges "
+    "its draws without what the codec loses, and says nothing between models of other codecs, or without one"
+)
+
+
+def random_figures(real: Features, fake: Features, *, reconstructed: bool = False) -> dict[str, SetFigure]:
     """`rf3d-v1` of two sets: per part the scaled Fréchet distance, density and coverage where there are enough clips.
+
+    Args:
+        real: reference.
+        fake: judged.
+        reconstructed: the reference is what a codec makes of real clips: every name ends in a star, as that of FVD*.
 
     Raises:
         ValueError: fewer than two clips in a set.
     """
     found = {}
+    star, starred = ("*", _STARRED) if reconstructed else ("", "")
     for at, part in enumerate(rf3d.PARTS):
         here = slice(at * rf3d.LENGTH, (at + 1) * rf3d.LENGTH)
         a, b = (Features(each.values[:, here], each.units) for each in (real, fake))
-        name = f"{rf3d.NAME} {part}"
+        name = f"{rf3d.NAME}{star} {part}"
         note = "512 clips or more on each side are recommended" if min(len(a.values), len(b.values)) < 512 else ""
         if silent := rf3d.silent(a.values, b.values):
             what = "1 feature does" if silent == 1 else f"{silent} features do"
             note = f"{what} not vary among the real clips, but among these: that makes the distance huge"
+        note = "; ".join(filter(None, (starred, note)))
         (found[name],) = compared([name], one(rf3d.distance), a, b, note=note)
         if len(a.values) > rf3d.NEIGHBOURS:
             labels = [f"{name} density", f"{name} coverage"]

@@ -27,6 +27,7 @@ METRIC_GROUPS: dict[str, str] = {
     "drift": "what changes with the length of a forecast",
     "late": "variance, spectrum and period of late frames beside those of the truth",
     "rf3d": "distance of sets in random features, appearance and motion apart",
+    "rf3d*": "the same to reconstructions of real clips, for models with a codec",
     "fvd": "Fréchet video distance",
     "r-fvd": "Fréchet video distance of reconstructions",
     "fvd*": "Fréchet video distance to reconstructions of real clips",
@@ -165,7 +166,8 @@ class Protocol:
     frechet: FrechetSettings = FrechetSettings()
     inception: InceptionSettings | None = None
     quantise: Literal["round", "truncate"] = "round"  # how drawn values become 8-bit levels
-    sampler: Mapping[str, Any] = field(default_factory=dict)  # stated options of sampling; empty: the model's own
+    sampler: Mapping[str, Any] = field(default_factory=dict)  # stated options of sampling, of which a model takes those
+    # that it has; empty: the model's own
     weights: Mapping[str, str] = field(default_factory=dict)  # stated weights by metric
     lpips: Literal["alex", "vgg"] = "alex"
     published: tuple[Published, ...] = ()

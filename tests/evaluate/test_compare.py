@@ -156,6 +156,13 @@ def test_a_metric_of_one_result_alone_is_noted_not_compared(tmp_path):
     assert set(told.cases[0].sets) == {"rf3d_motion"}
 
 
+def test_a_figure_that_only_one_result_was_asked_for_refuses_nothing(tmp_path):
+    a, b = results(tmp_path, {}, {"model": "b", "settings": {"metrics": ["crps", "rf3d", "rf3d*"]}})
+    sets = b.told["cases"][0]["forecasts"][0]["sets"]
+    sets |= {"rf3d-v1* motion": sets["rf3d_motion"], "rf3d-v1* appearance": sets["rf3d_motion"]}
+    assert compare([a, b]).notes == ("rf3d-v1* motion, rf3d-v1* appearance are only in b",)
+
+
 def test_without_windows_the_means_are_still_beside_each_other(tmp_path):
     told = compare(results(tmp_path, {}, {"model": "b", "leave_out": ["windows"]}))
     assert told.cases[0].scores["crps"].minus_first == () and len(told.cases[0].scores["crps"].values) == 2

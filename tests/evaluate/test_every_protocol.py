@@ -19,6 +19,7 @@ from framecast.evaluate.result import result, write
 from framecast.evaluate.run import evaluate
 from framecast.evaluate.samples import Computed
 from framecast.experiment import VideoSpec, to_plain
+from framecast.generate import Model
 from framecast.metrics.c3d import C3D, Probabilities
 from framecast.metrics.features import FeatureNetwork
 from framecast.metrics.hash_fill import fill
@@ -29,7 +30,7 @@ from framecast.systems.rvd.config import RVDConfig, RVDSampling
 from framecast.task import UnsupportedTask
 from tests.evaluate.flows import write_flows
 from tests.metrics.formula_weights import c3d_state, mean_clip
-from tests.tiny import ramvid
+from tests.tiny import ramvid, video_vqvae
 
 RUN = [name for name, rules in PROTOCOLS.items() if rules.task != "record"]
 SIDE = 32
@@ -217,8 +218,21 @@ def test_refusal_names_systems_that_can(name, verb, tree, frame_by_frame, cache,
         judged(name, frame_by_frame[1], tree, Networks(), cache, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vqvae-k600-fvd-64", "vqvae-k600-fvd-256"])
+def test_protocols_of_video_vqvae_judge_its_given_frames_as_decoded(name, tree, cache, i3d, tmp_path):
+    torch.manual_seed(0)
+    plain, video = to_plain(video_vqvae().model), VideoSpec(channels=3, height=SIDE, width=SIDE, clip_frames=16)
+    plain["tokenizer"]["first_kernel"] = (4, 16, 16)
+    model = Model(build_system("video_vqvae", plain, video, to_plain(video_vqvae().sample)))
+    told = judged(name, model, tree, Networks(i3d=i3d), cache, tmp_path, samples=1, options=True)
+    assert told["model"]["sample"]["given"] == "model" and told["model_deviations"] == []
+    sets = told["cases"][0]["forecasts"][0]["sets"]
+    assert {"fvd", "fvd*"} <= set(sets) and sets["fvd*"]["value"] != sets["fvd"]["value"]
+
+
 def _has(forecast, group):
     """Whether figures of a group are there."""
     names = [*forecast.get("scores", {}), *forecast["sets"]]
-    starts = {"modes": "mode_", "rf3d": "rf3d-v1", "field": "spectrum", "ensemble": "spread"}
+    starts = {"modes": "mode_", "rf3d": "rf3d-v1 ", "rf3d*": "rf3d-v1* ", "field": "spectrum", "ensemble": "spread"}
     return any(name.startswith(starts.get(group, group)) for name in names)

@@ -177,6 +177,7 @@ def test_numbers_of_the_open_protocols_are_those_of_the_design():
     assert (smoke.paired.windows, smoke.paired.samples, smoke.sets.windows) == (128, 8, 512)
     assert PROTOCOLS["smoke-lbm-100"].paired.samples == 100
     assert PROTOCOLS["smoke-lbm-16"].cases[0].name == "16 → 16"
+    assert {"rf3d", "rf3d*"} <= set(smoke.metrics) & set(PROTOCOLS["smoke-lbm-16"].metrics)
     assert (bounce.paired.windows, bounce.paired.samples, bounce.futures) == (256, 10, 100)
     assert [case.known for case in PROTOCOLS["infill-lbm"].cases] == [(0, 15), (0, 1, 14, 15), (0, 5, 10, 15)]
     generate = PROTOCOLS["generate-lbm"]
@@ -198,6 +199,7 @@ def test_settings_of_the_papers_are_stated():
     assert (long.sampler["steps"], long.sampler["eta"], long.frechet.resize) == (400, 1.0, "short_side")
     assert PROTOCOLS["pvdm-recon-sky-test"].sets.clips == 196
     assert (PROTOCOLS["pvdm-is-ucf"].drawn, PROTOCOLS["ramvid-ucf-uncond"].drawn) == (10_000, 20_480)
+    assert PROTOCOLS["vqvae-k600-fvd-64"].sampler == PROTOCOLS["vqvae-k600-fvd-256"].sampler == {"given": "model"}
     assert (PROTOCOLS["vqvae-k600-fvd-256"].frechet.folds, PROTOCOLS["vqvae-k600-fvd-64"].sets.clips) == (2, 39_000)
 
 
