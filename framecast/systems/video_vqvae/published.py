@@ -96,7 +96,7 @@ def vortex32() -> VideoVQVAEExperiment:
     small = {"hidden": 64, "residual": 128, "layers": 6, "attention_every": 3, "heads": 4, "kernel": 3, "dropout": 0.1}
     read = {"embedding": 32, "condition_hidden": 64, "condition_residual": 64, "condition_layers": 1}
     prior = PriorStageConfig(
-        batch=16, max_steps=3_000, cache=True, optimiser=rate, ema=EmaConfig(decay=0.999), checkpoint_every=500,
+        batch=16, max_steps=2_500, cache=True, optimiser=rate, ema=EmaConfig(decay=0.999), checkpoint_every=500,
         preview_every=2_000,
     )  # fmt: skip
     return VideoVQVAEExperiment(
@@ -105,14 +105,14 @@ def vortex32() -> VideoVQVAEExperiment:
             # frames are small: half of the published strides in space, so that codes tell them well
             tokenizer=TokenizerConfig(hidden=64, first_kernel=(4, 4, 4), temporal_padding="causal"),
             top_prior=TopPriorConfig(**small, **read),  # type: ignore[arg-type]
-            bottom_prior=BottomPriorConfig(**small, **read),  # type: ignore[arg-type]
+            bottom_prior=BottomPriorConfig(**small, **read | {"condition_hidden": 56}),  # type: ignore[arg-type]
         ),
         stages=VideoVQVAEStages(
             tokenizer=TokenizerStageConfig(
                 batch=4, max_steps=3_600, restart=0.1, optimiser=rate, checkpoint_every=300, preview_every=2_000
             ),
             top_prior=prior,
-            bottom_prior=prior,
+            bottom_prior=replace(prior, max_steps=3_500),
         ),
     )
 
