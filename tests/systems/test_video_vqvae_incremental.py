@@ -1,11 +1,13 @@
 """Drawing codes with caches: equal to a forward pass per code, to any batch, from any prefix, at one pass's work."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from framecast.systems.video_vqvae.config import PriorConfig
-from framecast.systems.video_vqvae.incremental import Choice, draw, draw_plainly
+from framecast.systems.video_vqvae.incremental import FEW, Cache, Choice, TorchRows, draw, draw_plainly, fastest
 from framecast.systems.video_vqvae.pixelcnn import GatedPixelCNN
 
 TINY = PriorConfig(hidden=16, residual=32, layers=3, attention_every=2, heads=2)
@@ -48,6 +50,29 @@ def test_codes_are_those_of_a_forward_pass_per_code(settings, grid, kind):
     assert torch.equal(cached.codes, plain.codes)
     assert len(cached.codes.unique()) > 2
     torch.testing.assert_close(cached.logits, plain.logits, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("settings, grid, kind", KINDS)
+def test_compiled_rows_give_what_torch_gives(settings, grid, kind):
+    compiled = pytest.importorskip("framecast.systems.video_vqvae.compiled", reason="numba is not installed")
+    network, condition, uniforms = made(settings, grid, kind, dtype=torch.float32, codes=9)
+    rows = [kind(network, Cache(network, condition)) for kind in (TorchRows, compiled.CompiledRows)]
+    for choice in (Choice(), Choice(0.7, 6, 0.8)):
+        for t, y in product(range(grid[0]), range(grid[1])):
+            codes = torch.full((2, 3, grid[2]), 8)
+            with torch.no_grad():
+                for row, into in zip(rows, codes):
+                    row.draw(t, y, codes=into, uniforms=uniforms[:, t, y], given=t % 2, choice=choice)
+            assert torch.equal(*codes)
+            assert (rows[0].logits - rows[1].logits).abs().max() <= 1e-5 * rows[0].logits.abs().max()
+
+
+def test_compiled_rows_are_taken_for_few_videos_in_float32():
+    compiled = pytest.importorskip("framecast.systems.video_vqvae.compiled", reason="numba is not installed")
+    network, condition, _ = made(dtype=torch.float32, rows=FEW + 1)
+    assert isinstance(fastest(network, Cache(network, condition[:FEW])), compiled.CompiledRows)
+    assert isinstance(fastest(network, Cache(network, condition)), TorchRows)
+    assert isinstance(fastest(network.double(), Cache(network, condition[:1].double())), TorchRows)
 
 
 def test_batch_gives_what_its_rows_give_alone():

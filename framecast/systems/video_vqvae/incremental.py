@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from framecast.systems.video_vqvae.pixelcnn import CausalAttention, GatedLayer, GatedPixelCNN, Taps, gate
 
 PLACES_AT_ONCE = 256  # for which what depends on no code of theirs is computed together: enough for fast products
+FEW = 6  # videos at a time for which compiled rows are faster than torch's, measured at the size of the preset cpu64
 
 
 class Drawn(NamedTuple):
@@ -95,18 +97,13 @@ def draw(
     choice = Choice(temperature, top_k, top_p)
     codes = _start(network, condition, uniforms, choice=choice, given=given, start=start)
     rows, grid = len(codes), network.grid
-    cache = _Cache(network, condition)
-    across: Rows = TorchRows(network, rows, choice)
+    row = fastest(network, Cache(network, condition))
     logits = condition.new_empty(rows, *grid, network.codes) if keep_logits else None
     for t, y in [(t, y) for t in range(grid[0]) for y in range(grid[1])]:
-        first, maps = cache.row(t, y)
-        at = (t * grid[1] + y) * grid[2]
-        across.draw(
-            first, maps, at, codes=codes[:, t, y], uniforms=uniforms[:, t, y], given=min(max(start - at, 0), grid[2])
-        )
-        cache.keep(t, y, codes[:, t, y], across.stack)
+        kept = min(max(start - (t * grid[1] + y) * grid[2], 0), grid[2])
+        row.draw(t, y, codes=codes[:, t, y], uniforms=uniforms[:, t, y], given=kept, choice=choice)
         if logits is not None:
-            logits[:, t, y] = across.logits
+            logits[:, t, y] = row.logits.transpose(0, 1)
     return Drawn(codes, None if logits is None else logits.movedim(-1, 1))
 
 
@@ -162,26 +159,31 @@ def _start(
 
 
 class Rows(Protocol):
-    """The pass over the codes of a row.
+    """What draws row after row in raster order; `logits` are those of the last one, (columns, B, codes)."""
 
-    `stack` holds the horizontal stack of the row before every layer, (layers, B, columns, hidden), and `logits` those
-    of the row, (B, columns, codes); both are overwritten by the next row.
-    """
-
-    stack: Tensor
     logits: Tensor
 
-    def draw(self, first: Tensor, maps: Tensor, at: int, *, codes: Tensor, uniforms: Tensor, given: int) -> None:
-        """Fill in the codes (B, columns) of a row.
+    def draw(self, t: int, y: int, *, codes: Tensor, uniforms: Tensor, given: int, choice: Choice) -> None:
+        """Fill in the codes of a row.
 
         Args:
-            first: what the first convolution has from elsewhere, (columns, B, hidden).
-            maps: what the layers' maps have from elsewhere, (columns, layers, B, residual).
-            at: the row's first place, counted in raster order.
-            codes: the row's; those before column `given` are kept, the others drawn.
+            t: its step.
+            y: its number in the step.
+            codes: the row's, (B, columns); those before column `given` are kept, the others drawn.
             uniforms: (B, columns).
             given: how many of the codes are.
+            choice: how a code is drawn from its logits.
         """
+
+
+def fastest(network: GatedPixelCNN, cache: Cache) -> Rows:
+    """Compiled rows where they can be had and win: numba is there, few videos are drawn, in float32, on a CPU."""
+    like = network.embedding.weight
+    if len(cache.condition) > FEW or like.dtype != torch.float32 or like.device.type != "cpu" or not find_spec("numba"):
+        return TorchRows(network, cache)
+    from framecast.systems.video_vqvae.compiled import CompiledRows  # takes a while to load
+
+    return CompiledRows(network, cache)
 
 
 class Padded:
@@ -189,81 +191,93 @@ class Padded:
 
     Args:
         like: gives type and device.
-        shape: rows of the batch, steps, rows, columns, channels.
+        shape: layers, rows of the batch, steps, rows, columns, channels.
         readers: the convolutions that will read.
     """
 
     def __init__(self, like: Tensor, shape: Sequence[int], readers: Sequence[Taps]):
         self.rim = [max(max(sides) for sides in axis) for axis in zip(*(reader.rim for reader in readers), strict=True)]
-        (early, up, left), (rows, steps, height, width, channels) = self.rim, shape
-        self.whole = like.new_zeros(rows, steps + early, height + 2 * up, width + 2 * left, channels)
-        self.inside = self.whole[:, early:, up : up + height, left : left + width]
+        (early, up, left), (layers, rows, steps, height, width, channels) = self.rim, shape
+        self.whole = like.new_zeros(layers, rows, steps + early, height + 2 * up, width + 2 * left, channels)
+        self.inside = self.whole[:, :, early:, up : up + height, left : left + width]
 
-    def convolve(self, taps: Taps, some: slice, t: int, y: int, *, rows: int = 1, add: Tensor | None = None) -> Tensor:
+    def convolve(
+        self, taps: Taps, some: slice, t: int, y: int, *, layer: int = 0, rows: int = 1, add: Tensor | None = None
+    ) -> Tensor:
         """Some of a convolution's taps at all places of rows from y on: (B x rows x columns, channels)."""
         early, up, left = self.rim
-        width = self.inside.shape[3]
+        whole, width = self.whole[layer], self.inside.shape[4]
         read = [
-            self.whole[:, early + t + dt, up + y + dy : up + y + dy + rows, left + dx : left + dx + width]
+            whole[:, early + t + dt, up + y + dy : up + y + dy + rows, left + dx : left + dx + width]
             for dt, dy, dx in taps.taps[some]
         ]
         side_by_side, weight = torch.cat(read, dim=-1).flatten(0, 2), taps.weight[some].flatten(0, 1)
         return side_by_side @ weight if add is None else torch.addmm(add, side_by_side, weight)
 
 
-class _Cache:
-    """Everything that is known of earlier rows, and from it what a row has before its own codes are known."""
+class Cache:
+    """Everything that is known of earlier rows, and what a row has from it before its own codes are known."""
 
     def __init__(self, network: GatedPixelCNN, condition: Tensor):
         self.network = network
         self.layers = cast("list[GatedLayer]", list(network.layers))
         self.condition = condition.permute(0, 2, 3, 4, 1).contiguous()
-        rows, steps, height, width, _ = self.condition.shape
-        self.shape = (rows, width)
-        places = (rows, steps, height, width, network.config.hidden)
+        *rows_steps_height, width, _ = self.condition.shape
+        self.shape = (rows_steps_height[0], width)
+        places = (*self.condition.shape[:4], network.config.hidden)
         like = network.embedding.weight
-        self.embedded = Padded(like, places, [network.first_vertical, network.first_horizontal])
-        self.v = [Padded(like, places, [layer.vertical]) for layer in self.layers]
-        self.h = [Padded(like, places, [layer.horizontal]) for layer in self.layers] if network.past else []
-        self.ahead = -(-PLACES_AT_ONCE // (rows * width))
+        self.embedded = Padded(like, (1, *places), [network.first_vertical, network.first_horizontal])
+        self.v = Padded(like, (len(self.layers), *places), [self.layers[0].vertical])
+        self.h = Padded(like, (len(self.layers), *places), [self.layers[0].horizontal]) if network.past else None
+        self.rows_ahead = -(-PLACES_AT_ONCE // math.prod(self.shape))
         self.maps: list[Tensor] = []
 
-    def row(self, t: int, y: int) -> tuple[Tensor, Tensor]:
-        """`first` and `maps` of a row, for `Rows.draw`."""
+    def ahead(self, t: int, y: int) -> list[Tensor]:
+        """For each layer what a row's maps of both stacks have from conditions and past steps, (B, columns, 2 R)."""
+        if y % self.rows_ahead == 0:
+            self.maps = [self._ahead(i, t, slice(y, y + self.rows_ahead)) for i in range(len(self.layers))]
+        return [maps[:, y % self.rows_ahead] for maps in self.maps]
+
+    def _ahead(self, i: int, t: int, some: slice) -> Tensor:
+        layer = self.layers[i]
+        maps = layer.condition(self.condition[:, t, some])
+        if t and self.h is not None:
+            stacks = ((layer.vertical, self.v), (layer.horizontal, self.h))
+            past = [
+                stack.convolve(taps, slice(0, past_taps(taps)), t, some.start, layer=i, rows=maps.shape[1])
+                for taps, stack in stacks
+            ]
+            maps += torch.cat(past, dim=-1).view_as(maps)
+        return maps
+
+    def vertical(self, t: int, y: int) -> tuple[Tensor, Tensor]:
+        """Compute V of a row.
+
+        Returns:
+            what the first convolution into H has from other rows, (columns, B, hidden);
+            what each layer's maps of H have from elsewhere, (columns, layers, B, R).
+        """
         network = self.network
-        if y % self.ahead == 0:
-            self.maps = [self._given(layer, t, y) for layer in range(len(self.v))]
         v = self.embedded.convolve(network.first_vertical, slice(None), t, y)
         others = slice(0, -(network.config.kernel // 2))  # all but those in the row itself
         first = self.embedded.convolve(network.first_horizontal, others, t, y)
         maps = []
-        for i, layer in enumerate(self.layers):
-            self.v[i].inside[:, t, y] = v.unflatten(0, self.shape)
-            c_v, c_h = self.maps[i][:, y % self.ahead].flatten(0, 1).chunk(2, dim=-1)
-            a_v = self.v[i].convolve(layer.vertical, slice(past_taps(layer.vertical), None), t, y, add=c_v)
-            maps.append(torch.addmm(c_h, a_v, layer.across.weight.T).unflatten(0, self.shape))
+        for i, (layer, ahead) in enumerate(zip(self.layers, self.ahead(t, y), strict=True)):
+            self.v.inside[i, :, t, y] = v.unflatten(0, self.shape)
+            c_v, c_h = ahead.flatten(0, 1).chunk(2, dim=-1)
+            a_v = self.v.convolve(layer.vertical, slice(past_taps(layer.vertical), None), t, y, layer=i, add=c_v)
+            maps.append(torch.addmm(c_h, a_v, layer.across.weight.T))
             if layer.vertical_out is not None:
                 branch = layer.vertical_out(gate(a_v))
                 v = v + branch if layer.vertical_residual else branch
-        return first.unflatten(0, self.shape).transpose(0, 1).contiguous(), torch.stack(maps).permute(
-            2, 0, 1, 3
-        ).contiguous()
+        for_columns = torch.stack(maps).unflatten(1, self.shape).permute(2, 0, 1, 3).contiguous()
+        return first.unflatten(0, self.shape).transpose(0, 1).contiguous(), for_columns
 
-    def _given(self, i: int, t: int, y: int) -> Tensor:
-        """What rows' maps of both stacks have from the condition and past steps, (B, rows, columns, 2 residual)."""
-        layer, rows = self.layers[i], min(self.ahead, self.network.grid[1] - y)
-        maps = layer.condition(self.condition[:, t, y : y + rows])
-        if t and self.h:
-            stacks = ((layer.vertical, self.v[i]), (layer.horizontal, self.h[i]))
-            past = [stack.convolve(taps, slice(0, past_taps(taps)), t, y, rows=rows) for taps, stack in stacks]
-            maps += torch.cat(past, dim=-1).view_as(maps)
-        return maps
-
-    def keep(self, t: int, y: int, codes: Int64[Tensor, "b w"], stack: Tensor) -> None:
-        """Remember a finished row: its codes, and the horizontal stack before every layer."""
-        self.embedded.inside[:, t, y] = self.network.embedding(codes)
-        for plane, row in zip(self.h, stack):
-            plane.inside[:, t, y] = row
+    def keep(self, t: int, y: int, codes: Int64[Tensor, "b w"], h: Float[Tensor, "layers w b hidden"]) -> None:
+        """Remember a finished row: its codes, and H before every layer."""
+        self.embedded.inside[0, :, t, y] = self.network.embedding(codes)
+        if self.h is not None:
+            self.h.inside[:, :, t, y] = h.transpose(1, 2)
 
 
 def past_taps(taps: Taps) -> int:
@@ -322,51 +336,47 @@ def horizontal_weights(network: GatedPixelCNN) -> Horizontal:
 
 
 class TorchRows:
-    """`Rows` in torch, four calls for a layer.
+    """`Rows` in torch, four calls for a layer and a code.
 
     Args:
         network: the prior.
-        rows: of the batch.
-        choice: how a code is drawn from its logits.
+        cache: with nothing in it yet.
     """
 
-    def __init__(self, network: GatedPixelCNN, rows: int, choice: Choice):
-        config, width = network.config, network.grid[2]
-        self.weights, self.choice, self.every = horizontal_weights(network), choice, config.attention_every
+    def __init__(self, network: GatedPixelCNN, cache: Cache):
+        config, (rows, width) = network.config, cache.shape
+        self.cache, self.weights, self.every = cache, horizontal_weights(network), config.attention_every
         like = network.embedding.weight
         self.reach, self.heads = config.kernel // 2, config.heads
         padded = like.new_zeros(config.layers + 1, rows, self.reach + width, config.hidden)
-        self.stack = padded[:-1, :, self.reach :]
-        self.logits = like.new_zeros(rows, width, network.codes)
-        self.codes = like.new_zeros(rows, self.reach + width, config.hidden)
-        shape = (
-            len(network.attentions),
-            2,
-            rows,
-            config.heads,
-            math.prod(network.grid) + 1,
-            config.hidden // config.heads,
-        )
-        self.kept = like.new_zeros(shape)  # keys and values
-        self.kept[..., 0, :] = self.weights.nothing.view(shape[0], 2, 1, shape[3], shape[5])
+        self.h = padded[:-1, :, self.reach :].transpose(1, 2)
+        self.logits = like.new_zeros(width, rows, network.codes)
+        self.embedded = like.new_zeros(rows, self.reach + width, config.hidden)
+        each = (config.heads, config.hidden // config.heads)
+        # keys and values
+        self.kept = like.new_zeros(len(network.attentions), 2, rows, each[0], math.prod(network.grid) + 1, each[1])
+        self.kept[..., 0, :] = self.weights.nothing.view(len(self.kept), 2, 1, *each)
         # views, made once: what a layer reads for a column, and where the column itself is
         self.windows = [[layer[:, x : x + self.reach + 1].flatten(1) for layer in padded[:-1]] for x in range(width)]
         self.columns = [[layer[:, self.reach + x] for layer in padded] for x in range(width)]
 
-    def draw(self, first: Tensor, maps: Tensor, at: int, *, codes: Tensor, uniforms: Tensor, given: int) -> None:
+    def draw(self, t: int, y: int, *, codes: Tensor, uniforms: Tensor, given: int, choice: Choice) -> None:
         weights, reach = self.weights, self.reach
+        first, maps = self.cache.vertical(t, y)
+        at = (t * self.cache.network.grid[1] + y) * len(first)
         matrix, bias, last, last_bias = weights.head
         for x, (windows, columns) in enumerate(zip(self.windows, self.columns, strict=True)):
-            torch.addmm(first[x], self.codes[:, x : x + reach].flatten(1), weights.first, out=columns[0])
+            torch.addmm(first[x], self.embedded[:, x : x + reach].flatten(1), weights.first, out=columns[0])
             self._layers(windows, columns, maps[x].unbind(), at + x)
             hidden = torch.addmm(bias, F.relu(columns[-1]), matrix).relu_()
-            self.logits[:, x] = logits = torch.addmm(last_bias, hidden, last)
+            torch.addmm(last_bias, hidden, last, out=self.logits[x])
             if x >= given:
-                codes[:, x] = self.choice(logits, uniforms[:, x])
-            self.codes[:, reach + x] = embedded = F.embedding(codes[:, x], weights.embedding)
+                codes[:, x] = choice(self.logits[x], uniforms[:, x])
+            self.embedded[:, reach + x] = embedded = F.embedding(codes[:, x], weights.embedding)
             if len(self.kept):
                 share = (embedded @ weights.code).unflatten(1, (len(self.kept), 2, self.heads, -1))
                 self.kept[..., at + x + 1, :] += share.permute(1, 2, 0, 3, 4)
+        self.cache.keep(t, y, codes, self.h)
 
     def _layers(self, windows: list[Tensor], columns: list[Tensor], maps: Sequence[Tensor], place: int) -> None:
         """The horizontal stack of a column through all layers; keys and values are kept but for the code's share."""
