@@ -99,5 +99,19 @@ def meant(name: str, known: list[str]) -> str:
     same = [other for other in known if other.partition("/")[2] == name]
     if same:
         return f" Did you mean {' or '.join(same)}?"
-    main = [other for other in known if "-" not in other]
-    return nearest(name, known) or f" Presets: {', '.join(main)} (with variants: framecast config show)."
+    return nearest(name, known) or f" Presets: {_by_system(known)} (with variants: framecast config show)."
+
+
+def _by_system(known: list[str]) -> str:
+    """Presets but variants, each system's name once.
+
+    Example:
+        >>> _by_system(["rvd", "rvd/bair64", "rvd/bair64-vd", "rvd/kth64", "pvdm/tiny32"])
+        'rvd/ bair64, kth64; pvdm/ tiny32'
+    """
+    short: dict[str, list[str]] = {}
+    for name in known:
+        system, slash, rest = name.partition("/")
+        if slash and "-" not in rest:
+            short.setdefault(system, []).append(rest)
+    return "; ".join(f"{system}/ {', '.join(names)}" for system, names in short.items())
