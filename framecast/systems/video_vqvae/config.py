@@ -18,8 +18,8 @@ class TokenizerConfig:
     layers: int = 2  # residual blocks of a stack
     codes: int = 512  # entries of each codebook
     code_width: int = 64  # numbers of an entry
-    first_kernel: tuple[int, int, int] = (4, 8, 8)  # of the first strided convolution and the last transposed one, even
-    # numbers; strides are half of it. The second is always (4, 4, 4)
+    first_kernel: tuple[int, int, int] = (4, 8, 8)  # of the first strided convolution and the last transposed one,
+    # multiples of 4; strides are half of it. The second is always (4, 4, 4)
     levels: Literal[1, 2] = 2  # 1: bottom codes alone, no top
     bottom_conditioned_on_top: bool = True  # before bottom codes are chosen; as in VQ-VAE-2, the paper does not say
     temporal_padding: Literal["same", "causal"] = "same"  # same: every code sees all frames, as published; causal: none
