@@ -78,8 +78,11 @@ def _tell_sets(case: dict[str, Any], console: Console) -> None:
                 floor = "" if told["floor"] is None else f"{told['floor']:.3g}"
                 rows.append([told["label"], forecast["name"], _figure(told), floor])
         console.say(table(["", "", "value", "of real clips"], rows))
-    for note in sorted({f"{figure['label']}: {figure['note']}" for figure in figures.values() if figure["note"]}):
-        console.say(f"  {note}")
+    notes: dict[str, list[str]] = {}  # note -> labels
+    for figure in (figure for figure in figures.values() if figure["note"]):
+        notes.setdefault(figure["note"], []).append(figure["label"])
+    for note, labels in notes.items():
+        console.say(f"  {', '.join(labels)}: {note}")
 
 
 def tell_figures(figures: dict[str, Any], console: Console) -> None:

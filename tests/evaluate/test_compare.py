@@ -163,6 +163,18 @@ def test_a_figure_that_only_one_result_was_asked_for_refuses_nothing(tmp_path):
     assert compare([a, b]).notes == ("rf3d-v1* motion, rf3d-v1* appearance are only in b",)
 
 
+def test_stars_of_two_models_are_beside_each_other_with_a_warning(tmp_path):
+    pair = results(tmp_path, {}, {"model": "b"})
+    for number, one in enumerate(pair):
+        sets = one.told["cases"][0]["forecasts"][0]["sets"]
+        sets["rf3d-v1* motion"] = sets["rf3d_motion"]
+        one.told["model"]["sha256"] = f"{number}"
+    told = compare(pair)
+    assert "rf3d-v1* motion" in told.cases[0].sets and "each model's own codec" in told.notes[-1]
+    pair[1].told["model"]["sha256"] = "0"  # one model, drawn in two ways
+    assert not any("codec" in note for note in compare(pair).notes)
+
+
 def test_without_windows_the_means_are_still_beside_each_other(tmp_path):
     told = compare(results(tmp_path, {}, {"model": "b", "leave_out": ["windows"]}))
     assert told.cases[0].scores["crps"].minus_first == () and len(told.cases[0].scores["crps"].values) == 2

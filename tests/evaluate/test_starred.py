@@ -98,6 +98,8 @@ def test_starred_figures_have_lines_of_their_own_in_a_terminal(folder, tmp_path,
     assert [line.split()[:3] for line in lines if line.startswith("rf3d-v1*")] == [
         ["rf3d-v1*", part, "perfect"] for part in ("appearance", "motion")
     ]
+    notes = [line for line in lines if "own codec" in line]  # the same of both parts, told once
+    assert len(notes) == 1 and notes[0].startswith("  rf3d-v1* appearance, rf3d-v1* motion: drawn frames")
 
 
 def test_kept_samples_are_taken_whatever_figures_were_made_of_them(model, tmp_path):
