@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from framecast.draws import draws
 from framecast.experiment import VideoSpec, size_of, to_plain
+from framecast.systems.video_vqvae.config import BottomPriorConfig, PriorStageConfig, TokenizerConfig
+from framecast.systems.video_vqvae.priors import BottomPrior
 from framecast.systems.video_vqvae.published import PRESETS
+from framecast.systems.video_vqvae.stages import BottomPriorStage
+from framecast.systems.video_vqvae.tokenizer import Tokenizer
 from framecast.systems.video_vqvae.video_vqvae import VideoVQVAE
 
 
@@ -83,3 +88,19 @@ def test_small_presets_are_causal_and_small(name):
 )
 def test_an_arm_leaves_one_thing_out(name, changed):
     assert changes(to_plain(PRESETS["vortex32"]()), to_plain(PRESETS[name]())) == changed
+
+
+def test_codes_of_a_large_codebook_are_kept_as_they_are():
+    torch.manual_seed(0)
+    config = TokenizerConfig(hidden=4, residual=2, codes=40_000, code_width=2, first_kernel=(4, 4, 4), levels=1)
+    tokenizer = Tokenizer(config, channels=1, size=(8, 8), frames=16).eval()
+    tiny = {"hidden": 2, "residual": 2, "layers": 1, "attention_every": 0, "heads": 1, "embedding": 2}
+    condition = {"condition_hidden": 2, "condition_residual": 2, "condition_layers": 0}
+    prior = BottomPrior(
+        BottomPriorConfig(**tiny, **condition), codes=config.codes, grid=tokenizer.grid("bottom"), top=False
+    )
+    stage = BottomPriorStage(tokenizer, prior, "bottom_prior", PriorStageConfig())
+    clip = torch.randn(2, 16, 1, 8, 8).clamp(-1, 1)
+    kept = stage.examples(clip, torch.ones(2, 16, dtype=torch.bool), draws(0, [0, 1]))["bottom"]
+    assert kept.max() >= 1 << 15
+    assert torch.equal(kept.long(), stage.codes(clip)["bottom"])

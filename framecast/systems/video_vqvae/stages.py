@@ -125,15 +125,16 @@ class PriorStage(Stage):
         self.given = 2 * tokenizer.stride[0]
         prior.condition.checkpointing = prior.network.checkpointing = settings.checkpointing
         self.keeps = settings.cache
+        self.type = torch.int16 if tokenizer.config.codes <= 1 << 15 else torch.int32  # that codes fit into
         if self.keeps:
-            size = 2 * sum(math.prod(tokenizer.grid(level)) for level in tokenizer.levels)
+            size = self.type.itemsize * sum(math.prod(tokenizer.grid(level)) for level in tokenizer.levels)
             self.notes = (f"codes are kept in memory, {size / 1000:.3g} kB for each clip that was seen.",)
 
     def groups(self) -> dict[str, Group]:
         return {self.name: Group({self.name: self.prior}, self.settings.optimiser)}
 
     def examples(self, clip: Video, valid: Tensor, rng: Draws) -> dict[str, Tensor]:
-        return {level: codes.short() for level, codes in self.codes(clip).items()}
+        return {level: codes.to(self.type) for level, codes in self.codes(clip).items()}
 
     def codes(self, clip: Video) -> dict[str, Codes]:
         """Codes by level, those of the known frames first."""
