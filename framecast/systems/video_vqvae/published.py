@@ -28,13 +28,14 @@ _PRIOR = OptimiserConfig(  # not stated
 
 def kinetics256() -> VideoVQVAEExperiment:
     """Kinetics-600 at 256x256, 4 frames given and 12 predicted: the published model."""
+    prior = PriorStageConfig(precision="bf16", checkpointing=True, optimiser=_PRIOR)  # precision: not stated
     return VideoVQVAEExperiment(
         data=DataConfig(channels=3, size=256, crop="random", flip=True),
         model=VideoVQVAEConfig(),  # tables 3 to 6
         stages=VideoVQVAEStages(
             tokenizer=TokenizerStageConfig(batch=16, max_steps=1_000_000, checkpointing=True, optimiser=_ADAM),
-            top_prior=PriorStageConfig(batch=512, max_steps=1_016_000, checkpointing=True, optimiser=_PRIOR),
-            bottom_prior=PriorStageConfig(batch=32, max_steps=950_000, checkpointing=True, optimiser=_PRIOR),
+            top_prior=replace(prior, batch=512, max_steps=1_016_000),
+            bottom_prior=replace(prior, batch=32, max_steps=950_000),
         ),
         source=PAPER,
         published={
