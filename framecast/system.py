@@ -158,7 +158,10 @@ class Stage(ABC):
         return {}
 
     def start(self, clips: Video, rng: Draws) -> None:
-        """Called once before step 0 with a first batch; what it computes must be buffers of the modules."""
+        """Called once before step 0 with a first batch, where weights are fresh.
+
+        What it computes must be buffers or weights of the modules. Those of another run stay as they were trained.
+        """
         return
 
     def examples(self, clip: Video, valid: Bool[Tensor, "b t"], rng: Draws) -> dict[str, Tensor]:

@@ -126,6 +126,7 @@ class Job:
     plan: Plan
     dir: Path | None
     checkpoint: Path | None  # to resume from
+    begun: bool = False  # the weights to be trained are another run's
 
     @property
     def trained(self) -> dict[str, nn.Module]:
@@ -206,6 +207,7 @@ def prepare(
         experiment=experiment, settings=settings, stage_name=name, system=system, stage=part, train=train, held=held,
         carried=carried, fabric=fabric, compile=compiled, checkpoint=checkpoint, plan=None,  # type: ignore[arg-type]
         dir=checkpoint.parents[1] if checkpoint else Path(out) if out is not None else None,
+        begun=start_from is not None,
     )  # fmt: skip
     job.plan = _plan(job)
     return job

@@ -52,7 +52,7 @@ class TrainState:
             if job.compile:
                 for module in learner.modules.values():
                     module.compile()
-        if job.checkpoint is None:
+        if job.checkpoint is None and not job.begun:  # else it would take back what training has made of it
             self._start(job, fabric)
         self.average = Average(job.trained, job.settings.ema)
         if job.checkpoint is not None:

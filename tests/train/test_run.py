@@ -20,6 +20,7 @@ from framecast.train.ema import Average
 from framecast.train.loop import Diverged
 from framecast.train.plan import prepare, read_config
 from framecast.train.run import Silent, Stopped, run
+from framecast.train.state import TrainState
 from tests.tiny import TINY, change, write_clips
 from tests.train.duel import CodecStage, DuelExperiment
 
@@ -211,6 +212,14 @@ def test_start_from_takes_the_weights_and_nothing_else(clips):
     ours, theirs = job.system.state_dict(), load_system(first.dir).state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert job.plan.first_step == 0
+
+
+def test_start_from_keeps_what_the_first_batch_once_gave(clips):
+    experiment = change(DuelExperiment(), data={"dir": str(clips)}, max_steps=1)
+    first = run(experiment, out="a", device="cpu")
+    job = prepare(change(experiment, seed=5), start_from="a", device="cpu")
+    TrainState(job, job.fabric)
+    assert torch.equal(job.system.autoencoder.center, load_tensors(first.checkpoint / "codec.safetensors")["center"])
 
 
 def test_start_from_another_shape_is_refused(clips):
