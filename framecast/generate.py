@@ -355,7 +355,8 @@ class Model:
         codec = self.codec
         self._fits(clip)
         if wrong := [view for view in views if view not in codec.views]:
-            raise ValueError(f"{wrong[0]!r} is no part of {self.name}'s codes; those are {', '.join(codec.views)}.")
+            has = f"those are {', '.join(codec.views)}" if codec.views else "none of them can be shown alone"
+            raise ValueError(f"{wrong[0]!r} is no part of {self.name}'s codes; {has}.")
         began = time.perf_counter()
         codes = encoded(codec, clip, device=self.system.device, progress=progress)
         video = decoded(codec, codes, clip)
