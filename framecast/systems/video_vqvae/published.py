@@ -113,7 +113,7 @@ def vortex32() -> VideoVQVAEExperiment:
                 batch=4, max_steps=3_600, restart=0.1, optimiser=rate, checkpoint_every=300, preview_every=2_000
             ),
             top_prior=prior,
-            bottom_prior=replace(prior, max_steps=3_500),
+            bottom_prior=replace(prior, max_steps=2_800),
         ),
     )
 
