@@ -141,17 +141,25 @@ class ClipSets:
         if network is None:
             self._miss("FVD* is not computed: no I3D weights were given (--i3d FILE)")
             return {}
-        if (real := self._reconstructed(network, source)) is None:
+
+        def figures() -> dict[str, SetFigure]:
+            if (real := self._reconstructed(network, source)) is not None:
+                return self._frechet("fvd*", real, self._fake(network, source))
             self._miss("FVD* is not computed: the model has no codec to reconstruct real clips with")
             return {}
-        return self._tried("FVD*", partial(self._frechet, "fvd*", real, self._fake(network, source)))
+
+        return self._tried("FVD*", figures)
 
     def _random_beside_reconstructions(self, source: Source) -> dict[str, SetFigure]:
         """rf3d*; nothing of a model without a codec, or where rf3d itself cannot be computed."""
-        if not self._random_can_look() or (real := self._reconstructed(self.random, source)) is None:
+        if not self._random_can_look():
             return {}
-        fake = self._fake(self.random, source)
-        return self._tried("rf3d-v1*", partial(random_figures, real, fake, reconstructed=True))
+
+        def figures() -> dict[str, SetFigure]:
+            real = self._reconstructed(self.random, source)
+            return {} if real is None else random_figures(real, self._fake(self.random, source), reconstructed=True)
+
+        return self._tried("rf3d-v1*", figures)
 
     def _reconstructed(self, network: Network, source: Source) -> Features | None:
         """The real clips as the model's codec makes them; None where it has none.
@@ -189,7 +197,7 @@ class ClipSets:
         return frechet_figures(name, real, fake, ddof=settings.ddof, folds=settings.folds)
 
     def _tried(self, name: str, figures: Callable[[], dict[str, SetFigure]]) -> dict[str, SetFigure]:
-        """Figures, or none where there are too few clips for them, which is told."""
+        """Figures, or none where there are too few clips for them, or too short ones for a codec, which is told."""
         try:
             return figures()
         except ValueError as error:

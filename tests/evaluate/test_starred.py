@@ -131,3 +131,13 @@ def test_codec_of_short_pieces_reconstructs_longer_windows(model, folder, tmp_pa
     told = judged(folder, tmp_path, Computed(model), "smoke-lbm-16", windows=2)
     sets = told["cases"][0]["forecasts"][0]["sets"]
     assert set(STARRED) <= set(sets) and sets[STARRED[0]]["n_real"] == 2
+
+
+def test_windows_too_short_for_a_codec_cost_the_starred_figures_alone(folder, tmp_path):
+    class Long(Perfect):
+        def reconstructed(self, clip):
+            raise ValueError("the model encodes 32 at once.")
+
+    told = judged(folder, tmp_path, Long())
+    assert set(told["cases"][0]["forecasts"][0]["sets"]).isdisjoint(STARRED)
+    assert any("rf3d-v1* is not computed: the model encodes 32 at once." in line for line in told["deviations"])
