@@ -293,3 +293,12 @@ def test_stages_are_of_their_own_kind():
     assert isinstance(made["top_prior"], TopPriorStage) and isinstance(made["bottom_prior"], BottomPriorStage)
     with pytest.raises(ValueError, match="slices is 9"):
         build().stage("bottom_prior", replace(EVERY, slices=9), None)
+
+
+def test_codes_are_drawn_alike_where_training_is_in_half_precision():
+    system, options = build(), VideoVQVAESampling()
+    code = system.tokenizer.encode(clips(7)[:, :4])
+    plain = system.draw(code, rng=draws(0, range(7)), options=options)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = system.draw(code, rng=draws(0, range(7)), options=options)
+    assert all(torch.equal(plain[level], half[level]) for level in plain)

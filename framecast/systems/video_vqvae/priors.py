@@ -68,11 +68,12 @@ class TopPrior(nn.Module):
             rng: one row per clip.
             options: temperature and what cuts the distribution.
         """
-        condition = self.condition(top, bottom)
-        chances = rng.uniform((len(top), *self.network.grid)).to(condition.device)
-        drawn = draw(
-            self.network, condition, chances, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
-        )
+        chances = rng.uniform((len(top), *self.network.grid)).to(top.device)
+        with _as_it_is(top):
+            drawn = draw(
+                self.network, self.condition(top, bottom), chances, temperature=options.temperature,
+                top_k=options.top_k, top_p=options.top_p,
+            )  # fmt: skip
         return torch.cat([top, drawn.codes], dim=1)
 
 
@@ -134,14 +135,20 @@ class BottomPrior(nn.Module):
             rng: one row per clip.
             options: temperature and what cuts the distribution.
         """
-        features = None if top is None else self.condition.top_features(top)
-        for number in range(bottom.shape[1], self.slices):
-            n = torch.full((len(bottom),), number, device=bottom.device)
-            condition = self.condition.joined(features, self.past(bottom, n), n)[:, :, None]
-            chances = rng.uniform((len(bottom), *self.network.grid)).to(condition.device)
-            drawn = draw(
-                self.network, condition, chances, temperature=options.bottom_temperature,
-                top_k=options.bottom_top_k, top_p=options.bottom_top_p,
-            )  # fmt: skip
-            bottom = torch.cat([bottom, drawn.codes], dim=1)
+        with _as_it_is(bottom):
+            features = None if top is None else self.condition.top_features(top)
+            for number in range(bottom.shape[1], self.slices):
+                n = torch.full((len(bottom),), number, device=bottom.device)
+                condition = self.condition.joined(features, self.past(bottom, n), n)[:, :, None]
+                chances = rng.uniform((len(bottom), *self.network.grid)).to(condition.device)
+                drawn = draw(
+                    self.network, condition, chances, temperature=options.bottom_temperature,
+                    top_k=options.bottom_top_k, top_p=options.bottom_top_p,
+                )  # fmt: skip
+                bottom = torch.cat([bottom, drawn.codes], dim=1)
         return bottom
+
+
+def _as_it_is(codes: Codes) -> torch.autocast:
+    """Drawing in the type of the weights, previews of a training in half precision too: caches hold one type."""
+    return torch.autocast(codes.device.type, enabled=False)
