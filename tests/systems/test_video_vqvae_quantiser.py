@@ -164,6 +164,14 @@ def test_unused_codes_move_onto_vectors_of_the_batch_and_stay():
     torch.testing.assert_close(quantiser.codebook[5:], after[5:], rtol=1e-3, atol=1e-3)
 
 
+def test_codes_in_even_use_stay_while_averages_have_hardly_begun():
+    quantiser = build(codes=4)
+    quantiser.fill(quantiser.codebook.clone(), average="debiased")
+    quantiser(quantiser.codebook.t()[None, :, None, None])
+    told = quantiser.update(decay=0.99, eps=1e-5, restart=0.9, rng=draws(0, [0]), average="debiased")
+    assert told["restarted"] == 0
+
+
 @pytest.mark.parametrize("average", ["ones", "debiased"])
 def test_what_is_saved_makes_the_same_next_step(average):
     first, z = build(), vectors(3, 2, 4, 2, 3, 3)
@@ -222,6 +230,8 @@ def share():
 def moved(blocks, restart):
     """Buffers after some steps, and what the last one told."""
     quantiser = build(codes=16)
+    rows = blocks[0][:2].movedim(1, -1).flatten(0, -2)  # others in every process: the first one's count
+    quantiser.start(rows, "data", torch.Generator().manual_seed(0))
     for k, block in enumerate(blocks):
         quantiser(block)
         told = quantiser.update(restart=restart, rng=draws(k, [0]), **RULE)

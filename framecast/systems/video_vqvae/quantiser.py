@@ -143,7 +143,8 @@ class Quantiser(nn.Module):
             book = rows[place[:codes].to(rows.device)].float().cpu()
             noise = torch.randn(codes, width, generator=generator) * (0.01 / math.sqrt(width))
             book[len(rows) :] += noise[len(rows) :]
-        self.fill(book, average=average)
+        # rounding may differ between processes, codebooks must not
+        self.fill(of_first(book.to(self.codebook)), average=average)
 
     @torch.no_grad()
     def update(
@@ -173,7 +174,7 @@ class Quantiser(nn.Module):
         told = {"perplexity": perplexity(hits), "used": (hits > 0).sum()}
         if restart:
             assert rng is not None
-            told["restarted"] = self._restart(rows, restart * hits.sum() / len(hits), rng)
+            told["restarted"] = self._restart(rows, there * restart * hits.sum() / len(hits), rng)
         return told
 
     def _restart(self, rows: Tensor, least: Tensor, rng: Draws) -> Tensor:
