@@ -216,7 +216,15 @@ def test_published_sizes_have_their_parameters(config, kind, millions):
 
 
 @pytest.mark.parametrize(
-    "settings, said", [({"heads": 3}, "3 heads"), ({"residual": 31}, "31"), ({"kernel": 4}, "4"), ({"layers": 0}, "0")]
+    "settings, said",
+    [
+        ({"heads": 3}, "3 heads"),
+        ({"heads": 0}, "heads 0"),
+        ({"attention_every": -1}, "attention_every -1"),
+        ({"residual": 31}, "31"),
+        ({"kernel": 4}, "4"),
+        ({"layers": 0}, "0"),
+    ],
 )
 def test_impossible_settings_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):

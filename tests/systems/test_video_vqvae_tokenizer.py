@@ -213,9 +213,10 @@ def test_one_clip_is_learnt_and_its_top_says_more_than_its_mean():
         ({"size": (16, 20)}, "width is 20; .* multiple of 8"),
         ({"first_kernel": (2, 8, 8)}, "multiples of 4"),
         ({"first_kernel": (4, 8, 6)}, "multiples of 4"),
+        ({"hidden": 0}, "hidden is 0"),
     ],
 )
-def test_sizes_that_strides_do_not_divide_are_refused(changes, said):
+def test_sizes_that_no_tokenizer_has_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
         build(**changes)
 

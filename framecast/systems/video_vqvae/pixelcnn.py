@@ -299,6 +299,11 @@ def coordinates(grid: Grid) -> Float[Tensor, "t h w axes"]:
 
 def validate(config: PriorConfig) -> None:
     """Raise where no network can be built with these settings."""
+    if min(config.hidden, config.heads) < 1 or config.attention_every < 0:
+        raise ValueError(
+            f"a prior has hidden {config.hidden}, heads {config.heads}, attention_every {config.attention_every}; the "
+            "first two must be at least 1, the last at least 0 (no attention)."
+        )
     if config.hidden % config.heads:
         raise ValueError(
             f"{config.hidden} hidden channels of a prior cannot be shared by {config.heads} heads: they must divide."

@@ -42,6 +42,8 @@ class TokenizerStage(Stage):
                 raise ValueError(f"{key} is {value:g}; it must not be below 0.")
         if settings.variance is not None and not settings.variance > 0:
             raise ValueError(f"variance is {settings.variance:g}; it must be above 0, or null for that of the data.")
+        if settings.codebook_average == "debiased" and settings.codebook_decay == 1:
+            raise ValueError("codebook_decay is 1, at which averages that begin with nothing stay so; take less.")
         if settings.clip_frames != tokenizer.frames:
             raise ValueError(f"clip_frames is {settings.clip_frames}, the tokenizer takes {tokenizer.frames} frames.")
         self.tokenizer, self.settings = tokenizer, settings

@@ -295,8 +295,11 @@ def check_sizes(config: TokenizerConfig, *, size: tuple[int, int], frames: int) 
     """Strides (t, y, x) of the first convolution.
 
     Raises:
-        ValueError: kernels without a half, or sizes that strides do not divide.
+        ValueError: networks without channels or codes, kernels without a half, or sizes that strides do not divide.
     """
+    for key in ("hidden", "residual", "codes", "code_width"):
+        if (value := getattr(config, key)) < 1:
+            raise ValueError(f"model.tokenizer.{key} is {value}; it must be at least 1.")
     if any(side < 4 or side % 4 for side in config.first_kernel):
         raise ValueError(
             f"model.tokenizer.first_kernel is {config.first_kernel}; its sides must be multiples of 4, for the "
