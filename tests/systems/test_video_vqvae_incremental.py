@@ -10,6 +10,7 @@ from framecast.systems.video_vqvae.config import PriorConfig
 from framecast.systems.video_vqvae.incremental import FEW, Cache, Choice, TorchRows, draw, draw_plainly, fastest
 from framecast.systems.video_vqvae.pixelcnn import GatedPixelCNN
 
+IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # which the counter does not know
 TINY = PriorConfig(hidden=16, residual=32, layers=3, attention_every=2, heads=2)
 KINDS = [  # settings, grid, what the convolutions read
     ({}, (3, 3, 4), {"past": 1, "vertical": "plane"}),
@@ -100,12 +101,12 @@ def test_all_codes_cost_no_more_than_one_forward_pass(settings, grid, kind, monk
     network, condition, uniforms = made(settings, grid, kind)
     counts = []
     for run in (lambda: draw(network, condition, uniforms), lambda: network(uniforms.long(), condition)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, torch.no_grad():
             run()
         counts.append(sum(counter.get_flop_counts()["Global"].values()))
     cached, whole = counts
-    # taps before the first step, above the first row or left of the first column are zeros that need no product
-    assert 0.7 * whole < cached < 1.05 * whole
+    # less, since taps before the first step or above the first row need no product: that is most of so small a grid
+    assert 0.4 * whole < cached <= whole
 
 
 def test_dropout_is_off_while_codes_are_drawn():

@@ -40,7 +40,7 @@ class CompiledRows:
     """
 
     def __init__(self, network: GatedPixelCNN, cache: Cache):
-        config, (rows, width), places = network.config, cache.shape, math.prod(network.grid)
+        config, (width, rows), places = network.config, cache.shape, math.prod(network.grid)
         own, others = horizontal_weights(network), _vertical_weights(network)
         each, attentions = (config.heads, config.hidden // config.heads), len(network.attentions)
         self.cache, self.every = cache, config.attention_every or config.layers + 1
@@ -62,7 +62,7 @@ class CompiledRows:
 
     def draw(self, t: int, y: int, *, codes: Tensor, uniforms: Tensor, given: int, choice: Choice) -> None:
         """As `incremental.Rows` says."""
-        ahead = torch.stack(self.cache.ahead(t, y)).detach().numpy()
+        ahead = tuple(torch.stack(maps).detach().numpy() for maps in zip(*self.cache.ahead(t, y)))
         drawn, numbers = (array.numpy().T.copy() for array in (codes, uniforms.double()))
         first, maps = _vertical(ahead, (t, y), self.others, self.taps, self.planes, self.rims, self.residual)
         _horizontal(
@@ -284,46 +284,40 @@ def _vertical(ahead, row, weights, taps, planes, rims, residual):
     """`Cache.vertical` of the row: V goes into the planes, and what H has from elsewhere is returned."""
     first_vertical, first_horizontal, vertical, across, out = weights
     embedded, v = planes
-    layers, rows, width, maps = ahead.shape[0], ahead.shape[1], ahead.shape[2], ahead.shape[3] // 2
-    hidden = v.shape[5]
+    layers, width, rows, maps = ahead[0].shape
+    hidden, size = v.shape[5], width * rows
     early, up, left = row[0] + rims[3], row[1] + rims[4], rims[5]
-    first, made = np.empty((width, rows, hidden), np.float32), np.empty((width, layers, rows, maps), np.float32)
-    above, gated = np.empty((width, hidden), np.float32), np.empty((width, maps // 2), np.float32)
-    a_v, a_h = np.empty((width, maps), np.float32), np.empty((width, maps), np.float32)
+    first, a_h = np.zeros((size, hidden), np.float32), np.empty((layers, size, maps), np.float32)
+    a_v, gated = np.empty((size, maps), np.float32), np.empty((size, maps // 2), np.float32)
     powers, zeros = np.empty(maps, np.int32), np.zeros(hidden, np.float32)
-    for b in range(rows):
-        start = v[0, b, early, up, left : left + width]
-        _set_all(start, zeros)
-        _set_all(above, zeros)
-        for filled, some, matrices in ((start, taps[0], first_vertical), (above, taps[1], first_horizontal)):
-            for i in range(len(some)):
-                t, y, x = row[0] + rims[0] + some[i, 0], row[1] + rims[1] + some[i, 1], rims[2] + some[i, 2]
-                _add_product(filled, embedded[b, t, y, x : x + width], matrices[i])
-        _set(first[:, b], above)
+    start = v[0, early, up, left : left + width].reshape(size, hidden)
+    _set_all(start, zeros)
+    for filled, some, matrices in ((start, taps[0], first_vertical), (first, taps[1], first_horizontal)):
+        for i in range(len(some)):
+            t, y, x = row[0] + rims[0] + some[i, 0], row[1] + rims[1] + some[i, 1], rims[2] + some[i, 2]
+            _add_product(filled, embedded[t, y, x : x + width].reshape(size, hidden), matrices[i])
     for layer in range(layers):
-        for b in range(rows):
-            _set(a_v, ahead[layer, b, :, :maps])
-            _set(a_h, ahead[layer, b, :, maps:])
-            for i in range(len(taps[2])):
-                y, x = up + taps[2][i, 1], left + taps[2][i, 2]
-                _add_product(a_v, v[layer, b, early, y, x : x + width], vertical[layer, i])
-            _add_product(a_h, a_v, across[layer])
-            _set(made[:, layer, b], a_h)
-            if layer + 1 < layers:
-                _gate(a_v, gated, powers)
-                after = v[layer + 1, b, early, up, left : left + width]
-                _set_all(after, zeros)
-                if residual:
-                    _set(after, v[layer, b, early, up, left : left + width])
-                _add_product(after, gated, out[layer])
-    return first, made
+        _set(a_v, ahead[0][layer].reshape(size, maps))
+        _set(a_h[layer], ahead[1][layer].reshape(size, maps))
+        for i in range(len(taps[2])):
+            y, x = up + taps[2][i, 1], left + taps[2][i, 2]
+            _add_product(a_v, v[layer, early, y, x : x + width].reshape(size, hidden), vertical[layer, i])
+        _add_product(a_h[layer], a_v, across[layer])
+        if layer + 1 < layers:
+            _gate(a_v, gated, powers)
+            after = v[layer + 1, early, up, left : left + width].reshape(size, hidden)
+            _set_all(after, zeros)
+            if residual:
+                _set(after, v[layer, early, up, left : left + width].reshape(size, hidden))
+            _add_product(after, gated, out[layer])
+    return first.reshape(width, rows, hidden), a_h.reshape(layers, width, rows, maps)
 
 
 @_kept
 def _horizontal(first, maps, at, codes, uniforms, given, weights, state, all_logits, every, choice):
     embedding, first_taps, taps, out, seen_from, place_from, code_to, _, found_to, widen, bias, answer, last = weights
     h, before, keys, values = state
-    width, layers, rows = maps.shape[0], maps.shape[1], maps.shape[2]
+    layers, width, rows = maps.shape[0], maps.shape[1], maps.shape[2]
     hidden, half, places = out.shape[2], out.shape[1], keys.shape[4]
     reach = h.shape[1] - width
     gated, powers = np.empty((rows, half), np.float32), np.empty(max(2 * half, places), np.int32)
@@ -336,7 +330,7 @@ def _horizontal(first, maps, at, codes, uniforms, given, weights, state, all_log
         for i in range(reach):
             _add_product(h[0, reach + x], before[x + i], first_taps[i * hidden : (i + 1) * hidden])
         for layer in range(layers):
-            made, after = maps[x, layer], h[layer + 1, reach + x]
+            made, after = maps[layer, x], h[layer + 1, reach + x]
             for i in range(reach + 1):
                 _add_product(made, h[layer, x + i], taps[layer, i * hidden : (i + 1) * hidden])
             _gate(made, gated, powers[: 2 * half])

@@ -47,7 +47,7 @@ class Choice(NamedTuple):
 
     def __call__(self, logits: Float[Tensor, "b k"], uniforms: Float[Tensor, " b"]) -> Int64[Tensor, " b"]:
         """The code at which the summed probabilities, in the order of codes, pass the uniform number."""
-        share = F.softmax(logits.double() / self.temperature, dim=-1)
+        share = F.softmax(logits / self.temperature, dim=-1)
         if 0 < self.top_k < logits.shape[-1]:
             share = share.where(share >= share.topk(self.top_k).values[:, -1:], 0)
         if self.top_p < 1:
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
             before = likeliest.cumsum(-1) - likeliest
             least = likeliest.where(before < self.top_p * share.sum(-1, keepdim=True), 2).amin(-1, keepdim=True)
             share = share.where(share >= least, 0)
-        passed = share.cumsum(-1)
+        passed = share.cumsum(-1, dtype=torch.float64)
         return torch.searchsorted(passed, uniforms[:, None].double() * passed[:, -1:], right=True)[:, 0]
 
 
@@ -179,7 +179,7 @@ class Rows(Protocol):
 def fastest(network: GatedPixelCNN, cache: Cache) -> Rows:
     """Compiled rows where they can be had and win: numba is there, few videos are drawn, in float32, on a CPU."""
     like = network.embedding.weight
-    if len(cache.condition) > FEW or like.dtype != torch.float32 or like.device.type != "cpu" or not find_spec("numba"):
+    if cache.shape[1] > FEW or like.dtype != torch.float32 or like.device.type != "cpu" or not find_spec("numba"):
         return TorchRows(network, cache)
     from framecast.systems.video_vqvae.compiled import CompiledRows  # takes a while to load
 
@@ -189,30 +189,35 @@ def fastest(network: GatedPixelCNN, cache: Cache) -> Rows:
 class Padded:
     """Features of all places so far with zeros around them: what convolutions read.
 
+    Columns come before rows of the batch, so that a row of places, from any column on, is one matrix as it lies there.
+
     Args:
         like: gives type and device.
-        shape: layers, rows of the batch, steps, rows, columns, channels.
+        shape: layers, steps, rows, columns, rows of the batch, channels.
         readers: the convolutions that will read.
     """
 
     def __init__(self, like: Tensor, shape: Sequence[int], readers: Sequence[Taps]):
         self.rim = [max(max(sides) for sides in axis) for axis in zip(*(reader.rim for reader in readers), strict=True)]
-        (early, up, left), (layers, rows, steps, height, width, channels) = self.rim, shape
-        self.whole = like.new_zeros(layers, rows, steps + early, height + 2 * up, width + 2 * left, channels)
-        self.inside = self.whole[:, :, early:, up : up + height, left : left + width]
+        (early, up, left), (layers, steps, height, width, rows, channels) = self.rim, shape
+        self.whole = like.new_zeros(layers, steps + early, height + 2 * up, width + 2 * left, rows, channels)
+        self.inside = self.whole[:, early:, up : up + height, left : left + width]
 
     def convolve(
-        self, taps: Taps, some: slice, t: int, y: int, *, layer: int = 0, rows: int = 1, add: Tensor | None = None
-    ) -> Tensor:
-        """Some of a convolution's taps at all places of rows from y on: (B x rows x columns, channels)."""
+        self, taps: Taps, some: slice, t: int, y: int, *, add: Tensor | None = None, layer: int = 0, rows: int = 1
+    ) -> Float[Tensor, "rows w b c"]:
+        """Some of a convolution's taps at all places of rows from y on; what they are added to is spent."""
         early, up, left = self.rim
-        whole, width = self.whole[layer], self.inside.shape[4]
-        read = [
-            whole[:, early + t + dt, up + y + dy : up + y + dy + rows, left + dx : left + dx + width]
-            for dt, dy, dx in taps.taps[some]
-        ]
-        side_by_side, weight = torch.cat(read, dim=-1).flatten(0, 2), taps.weight[some].flatten(0, 1)
-        return side_by_side @ weight if add is None else torch.addmm(add, side_by_side, weight)
+        width = self.inside.shape[3]
+        if add is None:
+            add = self.whole.new_zeros(rows, width, self.whole.shape[4], taps.weight.shape[2])
+        for (dt, dy, dx), matrix in zip(taps.taps[some], taps.weight[some]):
+            if t + dt >= 0 and y + rows - 1 + dy >= 0:  # else all are zeros
+                read = self.whole[
+                    layer, early + t + dt, up + y + dy : up + y + dy + rows, left + dx : left + dx + width
+                ]
+                add.view(-1, add.shape[-1]).addmm_(read.flatten(0, 2), matrix)
+        return add
 
 
 class Cache:
@@ -221,63 +226,57 @@ class Cache:
     def __init__(self, network: GatedPixelCNN, condition: Tensor):
         self.network = network
         self.layers = cast("list[GatedLayer]", list(network.layers))
-        self.condition = condition.permute(0, 2, 3, 4, 1).contiguous()
-        *rows_steps_height, width, _ = self.condition.shape
-        self.shape = (rows_steps_height[0], width)
+        self.condition = condition.permute(2, 3, 4, 0, 1).contiguous()
+        self.shape = self.condition.shape[2:4]  # columns, rows of the batch
         places = (*self.condition.shape[:4], network.config.hidden)
         like = network.embedding.weight
         self.embedded = Padded(like, (1, *places), [network.first_vertical, network.first_horizontal])
         self.v = Padded(like, (len(self.layers), *places), [self.layers[0].vertical])
         self.h = Padded(like, (len(self.layers), *places), [self.layers[0].horizontal]) if network.past else None
         self.rows_ahead = -(-PLACES_AT_ONCE // math.prod(self.shape))
-        self.maps: list[Tensor] = []
+        self.maps: list[tuple[Tensor, Tensor]] = []
 
-    def ahead(self, t: int, y: int) -> list[Tensor]:
-        """For each layer what a row's maps of both stacks have from conditions and past steps, (B, columns, 2 R)."""
+    def ahead(self, t: int, y: int) -> list[tuple[Tensor, Tensor]]:
+        """For each layer what a row's maps of V and of H have from conditions and past steps, (columns, B, R)."""
         if y % self.rows_ahead == 0:
             self.maps = [self._ahead(i, t, slice(y, y + self.rows_ahead)) for i in range(len(self.layers))]
-        return [maps[:, y % self.rows_ahead] for maps in self.maps]
+        return [(c_v[y % self.rows_ahead], c_h[y % self.rows_ahead]) for c_v, c_h in self.maps]
 
-    def _ahead(self, i: int, t: int, some: slice) -> Tensor:
+    def _ahead(self, i: int, t: int, some: slice) -> tuple[Tensor, Tensor]:
         layer = self.layers[i]
-        maps = layer.condition(self.condition[:, t, some])
+        matrices, biases = layer.condition.weight.chunk(2), layer.condition.bias.chunk(2)
+        c_v, c_h = (F.linear(self.condition[t, some], *both) for both in zip(matrices, biases, strict=True))
         if t and self.h is not None:
-            stacks = ((layer.vertical, self.v), (layer.horizontal, self.h))
-            past = [
-                stack.convolve(taps, slice(0, past_taps(taps)), t, some.start, layer=i, rows=maps.shape[1])
-                for taps, stack in stacks
-            ]
-            maps += torch.cat(past, dim=-1).view_as(maps)
-        return maps
+            for taps, c, stack in ((layer.vertical, c_v, self.v), (layer.horizontal, c_h, self.h)):
+                stack.convolve(taps, slice(0, past_taps(taps)), t, some.start, add=c, layer=i, rows=len(c))
+        return c_v, c_h
 
-    def vertical(self, t: int, y: int) -> tuple[Tensor, Tensor]:
+    def vertical(self, t: int, y: int) -> tuple[Tensor, list[Tensor]]:
         """Compute V of a row.
 
         Returns:
             what the first convolution into H has from other rows, (columns, B, hidden);
-            what each layer's maps of H have from elsewhere, (columns, layers, B, R).
+            for each layer what the maps of H have from elsewhere, (columns, B, R).
         """
         network = self.network
         v = self.embedded.convolve(network.first_vertical, slice(None), t, y)
         others = slice(0, -(network.config.kernel // 2))  # all but those in the row itself
         first = self.embedded.convolve(network.first_horizontal, others, t, y)
         maps = []
-        for i, (layer, ahead) in enumerate(zip(self.layers, self.ahead(t, y), strict=True)):
-            self.v.inside[i, :, t, y] = v.unflatten(0, self.shape)
-            c_v, c_h = ahead.flatten(0, 1).chunk(2, dim=-1)
-            a_v = self.v.convolve(layer.vertical, slice(past_taps(layer.vertical), None), t, y, layer=i, add=c_v)
-            maps.append(torch.addmm(c_h, a_v, layer.across.weight.T))
+        for i, (layer, (c_v, c_h)) in enumerate(zip(self.layers, self.ahead(t, y), strict=True)):
+            self.v.inside[i, t, y] = v[0]
+            a_v = self.v.convolve(layer.vertical, slice(past_taps(layer.vertical), None), t, y, add=c_v[None], layer=i)
+            maps.append(c_h.view(-1, c_h.shape[-1]).addmm_(a_v.flatten(0, 2), layer.across.weight.T).view_as(c_h))
             if layer.vertical_out is not None:
                 branch = layer.vertical_out(gate(a_v))
                 v = v + branch if layer.vertical_residual else branch
-        for_columns = torch.stack(maps).unflatten(1, self.shape).permute(2, 0, 1, 3).contiguous()
-        return first.unflatten(0, self.shape).transpose(0, 1).contiguous(), for_columns
+        return first[0], maps
 
     def keep(self, t: int, y: int, codes: Int64[Tensor, "b w"], h: Float[Tensor, "layers w b hidden"]) -> None:
         """Remember a finished row: its codes, and H before every layer."""
-        self.embedded.inside[0, :, t, y] = self.network.embedding(codes)
+        self.embedded.inside[0, t, y] = self.network.embedding(codes.T)
         if self.h is not None:
-            self.h.inside[:, :, t, y] = h.transpose(1, 2)
+            self.h.inside[:, t, y] = h
 
 
 def past_taps(taps: Taps) -> int:
@@ -344,7 +343,7 @@ class TorchRows:
     """
 
     def __init__(self, network: GatedPixelCNN, cache: Cache):
-        config, (rows, width) = network.config, cache.shape
+        config, (width, rows) = network.config, cache.shape
         self.cache, self.weights, self.every = cache, horizontal_weights(network), config.attention_every
         like = network.embedding.weight
         self.reach, self.heads = config.kernel // 2, config.heads
@@ -356,6 +355,7 @@ class TorchRows:
         # keys and values
         self.kept = like.new_zeros(len(network.attentions), 2, rows, each[0], math.prod(network.grid) + 1, each[1])
         self.kept[..., 0, :] = self.weights.nothing.view(len(self.kept), 2, 1, *each)
+        self.made = like.new_zeros(rows, len(self.kept), 2 * config.hidden)  # the present place's
         # views, made once: what a layer reads for a column, and where the column itself is
         self.windows = [[layer[:, x : x + self.reach + 1].flatten(1) for layer in padded[:-1]] for x in range(width)]
         self.columns = [[layer[:, self.reach + x] for layer in padded] for x in range(width)]
@@ -367,15 +367,17 @@ class TorchRows:
         matrix, bias, last, last_bias = weights.head
         for x, (windows, columns) in enumerate(zip(self.windows, self.columns, strict=True)):
             torch.addmm(first[x], self.embedded[:, x : x + reach].flatten(1), weights.first, out=columns[0])
-            self._layers(windows, columns, maps[x].unbind(), at + x)
+            self._layers(windows, columns, [row[x] for row in maps], at + x)
             hidden = torch.addmm(bias, F.relu(columns[-1]), matrix).relu_()
             torch.addmm(last_bias, hidden, last, out=self.logits[x])
             if x >= given:
                 codes[:, x] = choice(self.logits[x], uniforms[:, x])
             self.embedded[:, reach + x] = embedded = F.embedding(codes[:, x], weights.embedding)
             if len(self.kept):
-                share = (embedded @ weights.code).unflatten(1, (len(self.kept), 2, self.heads, -1))
-                self.kept[..., at + x + 1, :] += share.permute(1, 2, 0, 3, 4)
+                self.made += (embedded @ weights.code).view_as(self.made)
+                self.kept[..., at + x + 1, :] = (
+                    self.made.transpose(0, 1).unflatten(-1, (2, self.heads, -1)).transpose(1, 2)
+                )
         self.cache.keep(t, y, codes, self.h)
 
     def _layers(self, windows: list[Tensor], columns: list[Tensor], maps: Sequence[Tensor], place: int) -> None:
@@ -383,7 +385,7 @@ class TorchRows:
         weights, half = self.weights, maps[0].shape[1] // 2
         layers = zip(windows, maps, weights.taps, weights.out, columns[:-1], columns[1:], strict=True)
         for i, (window, elsewhere, taps, out, before, after) in enumerate(layers):
-            a = torch.addmm(elsewhere, window, taps)
+            a = elsewhere.addmm_(window, taps)
             a[:, :half].tanh_()
             torch.addmm(before, F.glu(a), out, out=after)  # glu: one half times the logistic function of the other
             if self.every and (i + 1) % self.every == 0:
@@ -392,7 +394,8 @@ class TorchRows:
     def _attend(self, h: Tensor, i: int, place: int) -> None:
         """Add to H what attention finds in earlier places."""
         weights, kept = self.weights, self.kept[i]
-        seen = torch.addmm(weights.place[i, place], h, weights.seen[i]).unflatten(1, (3, self.heads, 1, -1))
-        kept[:, :, :, place + 1] = seen[:, 1:, :, 0].transpose(0, 1)
-        found = F.scaled_dot_product_attention(seen[:, 0], kept[0, :, :, : place + 1], kept[1, :, :, : place + 1])
+        seen = torch.addmm(weights.place[i, place], h, weights.seen[i])
+        query, self.made[:, i] = seen[:, None, : h.shape[1]], seen[:, h.shape[1] :]
+        query = query.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        found = F.scaled_dot_product_attention(query, kept[0, :, :, : place + 1], kept[1, :, :, : place + 1])
         h.addmm_(found.flatten(1), weights.found[i])
