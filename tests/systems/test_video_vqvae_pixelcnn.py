@@ -215,6 +215,17 @@ def test_published_sizes_have_their_parameters(config, kind, millions):
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
+def test_logits_are_not_rounded_where_layers_are():
+    torch.manual_seed(0)
+    config = PriorConfig(hidden=8, residual=16, layers=2, attention_every=1, heads=2)
+    network = GatedPixelCNN(config, grid=(1, 3, 3), codes=5, condition=3, **BOTTOM).eval()
+    torch.nn.init.normal_(network.head[3].weight)
+    codes, condition = drawn(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = network(codes, condition.float())
+    assert made.dtype == torch.float32 and not torch.equal(made, made.bfloat16().float())
+
+
 @pytest.mark.parametrize(
     "settings, said",
     [

@@ -258,7 +258,9 @@ class GatedPixelCNN(nn.Module):
             attention = self.attention_after(i)
             if attention is not None:
                 h = self._run(attention, h, self.coordinates, embedded)
-        logits = self.head(h).movedim(-1, 1)
+        # under autocast they would be rounded to bfloat16, which is coarser than what tells likely codes apart
+        with torch.autocast(h.device.type, enabled=False):
+            logits = self.head(h.to(embedded.dtype)).movedim(-1, 1)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _run(self, part: nn.Module, *tensors: Tensor) -> Any:
