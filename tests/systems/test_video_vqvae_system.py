@@ -302,3 +302,13 @@ def test_codes_are_drawn_alike_where_training_is_in_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         half = system.draw(code, rng=draws(0, range(7)), options=options)
     assert all(torch.equal(plain[level], half[level]) for level in plain)
+
+
+def test_codes_to_be_learnt_are_those_of_drawing_where_training_is_in_half_precision():
+    system, clip = build(), clips(8)
+    stage = stages(system)["top_prior"]
+    plain = stage.codes(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, half = system.tokenizer.encode_after(clip, 4), stage.codes(clip)
+    assert all(torch.equal(plain[level], half[level]) for level in plain)
+    assert any(not torch.equal(plain[level], rounded[level]) for level in plain)

@@ -139,8 +139,9 @@ class PriorStage(Stage):
         return {level: codes.to(self.type) for level, codes in self.codes(clip).items()}
 
     def codes(self, clip: Video) -> dict[str, Codes]:
-        """Codes by level, those of the known frames first."""
-        return self.tokenizer.encode_after(clip, self.given)
+        """Codes by level, those of the known frames first; in float32 as in drawing, for rounding changes some."""
+        with torch.autocast(clip.device.type, enabled=False):
+            return self.tokenizer.encode_after(clip, self.given)
 
     def _learned(self, logits: Float[Tensor, "b k *grid"], codes: Int64[Tensor, "b *grid"]) -> Loss:
         """Mean over codes of -log of their probability, in nats; in bits as a term."""
