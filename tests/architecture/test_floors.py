@@ -12,7 +12,7 @@ PACKAGE = ROOT / "framecast"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # outside library -> the one file that may import it (a folder: any file in it); safetensors has two: our models, and
-# the weights of feature networks that others wrote, read on a floor below
+# the weights of feature networks that others wrote, read on a floor below; numba compiles two things, flows and codes
 DOORS: dict[str, str | tuple[str, ...]] = {
     "av": "data/video_file.py",
     "PIL": "data/image_file.py",
@@ -25,7 +25,7 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "yaml": "experiment.py",
     "tensorboard": "train/log.py",
     "matplotlib": "data/plot.py",
-    "numba": "data/simulate/",
+    "numba": ("data/simulate/", "systems/video_vqvae/compiled.py"),
     "jinja2": "evaluate/report.py",
 }
 TORCH_FREE = ["framecast", "framecast.task", "framecast.experiment", "framecast.systems", "framecast.cli.main"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from framecast.systems.video_vqvae.cache import Cache, Choice
 from framecast.systems.video_vqvae.config import PriorConfig
-from framecast.systems.video_vqvae.incremental import FEW, Cache, Choice, TorchRows, draw, draw_plainly, fastest
+from framecast.systems.video_vqvae.incremental import FEW, TorchRows, draw, draw_plainly, fastest
 from framecast.systems.video_vqvae.pixelcnn import GatedPixelCNN
 
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # which the counter does not know
@@ -97,7 +98,7 @@ def test_given_codes_are_kept_and_the_others_follow_from_them(start):
 
 @pytest.mark.parametrize("settings, grid, kind", KINDS[1:3])
 def test_all_codes_cost_no_more_than_one_forward_pass(settings, grid, kind, monkeypatch):
-    monkeypatch.setattr("framecast.systems.video_vqvae.incremental.PLACES_AT_ONCE", 5)
+    monkeypatch.setattr("framecast.systems.video_vqvae.cache.PLACES_AT_ONCE", 5)
     network, condition, uniforms = made(settings, grid, kind)
     counts = []
     for run in (lambda: draw(network, condition, uniforms), lambda: network(uniforms.long(), condition)):

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from framecast.systems.video_vqvae.incremental import Cache, Choice, horizontal_weights, past_taps
+from framecast.systems.video_vqvae.cache import Cache, Choice, horizontal_weights, past_taps
 from framecast.systems.video_vqvae.pixelcnn import GatedLayer, GatedPixelCNN, Offset
 
 
@@ -32,7 +32,7 @@ def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class CompiledRows:
-    """`incremental.Rows` in one compiled call per row, in float32 on a CPU.
+    """`cache.Rows` in one compiled call per row, in float32 on a CPU.
 
     Args:
         network: the prior.
@@ -61,7 +61,7 @@ class CompiledRows:
         self.logits = torch.zeros(width, rows, network.codes)
 
     def draw(self, t: int, y: int, *, codes: Tensor, uniforms: Tensor, given: int, choice: Choice) -> None:
-        """As `incremental.Rows` says."""
+        """As `cache.Rows` says."""
         ahead = tuple(torch.stack(maps).detach().numpy() for maps in zip(*self.cache.ahead(t, y)))
         drawn, numbers = (array.numpy().T.copy() for array in (codes, uniforms.double()))
         first, maps = _vertical(ahead, (t, y), self.others, self.taps, self.planes, self.rims, self.residual)
@@ -259,7 +259,7 @@ def _keep(share, number, mass):
 
 @numba.njit(error_model="numpy")
 def _choose(logits, uniform, choice):
-    """As `incremental.Choice` says."""
+    """As `cache.Choice` says."""
     temperature, top_k, top_p = choice
     largest, total, share = logits[0], 0.0, np.empty(len(logits), np.float64)
     for logit in logits:
