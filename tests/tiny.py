@@ -42,6 +42,7 @@ from framecast.systems.rvd.config import (
 )
 from framecast.systems.video_vqvae.config import (
     BottomPriorConfig,
+    BottomPriorStageConfig,
     PriorStageConfig,
     TokenizerConfig,
     TokenizerStageConfig,
@@ -131,7 +132,7 @@ def video_vqvae() -> VideoVQVAEExperiment:
                 **{**quick(lr=1e-2, clip_frames=12), "ema": EmaConfig(decay=0)}, restart=0.03
             ),
             top_prior=PriorStageConfig(**stage, cache=True),
-            bottom_prior=PriorStageConfig(**stage, cache=True, slices=0),
+            bottom_prior=BottomPriorStageConfig(**stage, cache=True, slices=0),
         ),
     )
 

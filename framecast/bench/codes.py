@@ -40,8 +40,7 @@ def codes(
     def work() -> None:
         drawn(system, system.options, rows=futures, context=system.given, horizon=fresh)
 
-    if repeats > 1:
-        work()  # warms up: what is compiled is compiled now
+    work()  # warms up: what is compiled is compiled now
     memory = Memory(where)
     times = timed(work, repeats=repeats, device=where)
     each = {part: prior.rows * prior.network.grid[2] for part, prior in _priors(system).items()}

@@ -151,6 +151,16 @@ def compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
+def compilable(module: nn.Module) -> bool:
+    """Whether compiling a module does anything: it has a forward pass of its own, not other methods alone.
+
+    Example:
+        >>> compilable(nn.Linear(1, 1)), compilable(nn.ModuleDict())
+        (True, False)
+    """
+    return type(module).forward is not nn.Module.forward
+
+
 def compiles(choice: Literal["auto", "on", "off"], *, device: torch.device, max_steps: int) -> bool:
     """Whether to compile the networks; depends on the settings and the machine only, so a resumed run decides alike.
 

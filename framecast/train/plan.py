@@ -47,7 +47,7 @@ from framecast.experiment import (
 from framecast.system import Stage, System
 from framecast.systems import entry, resolve
 from framecast.task import UnsupportedTask
-from framecast.train.optim import compiles
+from framecast.train.optim import compilable, compiles
 
 STATE = "train_state"  # .safetensors and .json of a checkpoint one can resume from
 
@@ -202,7 +202,10 @@ def prepare(
     train.clip(0)  # readable, not only listed
     if source is None:
         system.video = dataclasses.replace(train.video, clip_frames=system.video.clip_frames)
-    compiled = compiles(settings.compile, device=fabric.device, max_steps=settings.max_steps)
+    learning = [module for group in part.groups().values() for module in group.modules.values()]
+    compiled = compiles(settings.compile, device=fabric.device, max_steps=settings.max_steps) and any(
+        map(compilable, learning)
+    )
     job = Job(
         experiment=experiment, settings=settings, stage_name=name, system=system, stage=part, train=train, held=held,
         carried=carried, fabric=fabric, compile=compiled, checkpoint=checkpoint, plan=None,  # type: ignore[arg-type]

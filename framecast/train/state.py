@@ -23,7 +23,7 @@ from framecast.devices import Fabric
 from framecast.draws import draws, mix
 from framecast.train.ema import Average
 from framecast.train.log import Means
-from framecast.train.optim import Learner
+from framecast.train.optim import Learner, compilable
 from framecast.train.plan import STATE, Job, counters
 from framecast.train.sound import Soundness
 
@@ -50,7 +50,7 @@ class TrainState:
             learner.objective.requires_grad_(True).train()
             learner.objective, learner.optimiser = fabric.setup(learner.objective, learner.plain_optimiser)
             if job.compile:
-                for module in learner.modules.values():
+                for module in filter(compilable, learner.modules.values()):
                     module.compile()
         if job.checkpoint is None and not job.begun:  # else it would take back what training has made of it
             self._start(job, fabric)

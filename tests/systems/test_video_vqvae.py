@@ -9,7 +9,7 @@ import torch
 
 from framecast.draws import draws
 from framecast.experiment import VideoSpec, size_of, to_plain
-from framecast.systems.video_vqvae.config import BottomPriorConfig, PriorStageConfig, TokenizerConfig
+from framecast.systems.video_vqvae.config import BottomPriorConfig, BottomPriorStageConfig, TokenizerConfig
 from framecast.systems.video_vqvae.priors import BottomPrior
 from framecast.systems.video_vqvae.published import PRESETS
 from framecast.systems.video_vqvae.stages import BottomPriorStage
@@ -99,7 +99,7 @@ def test_codes_of_a_large_codebook_are_kept_as_they_are():
     prior = BottomPrior(
         BottomPriorConfig(**tiny, **condition), codes=config.codes, grid=tokenizer.grid("bottom"), top=False
     )
-    stage = BottomPriorStage(tokenizer, prior, "bottom_prior", PriorStageConfig())
+    stage = BottomPriorStage(tokenizer, prior, "bottom_prior", BottomPriorStageConfig())
     clip = torch.randn(2, 16, 1, 8, 8).clamp(-1, 1)
     kept = stage.examples(clip, torch.ones(2, 16, dtype=torch.bool), draws(0, [0, 1]))["bottom"]
     assert kept.max() >= 1 << 15

@@ -12,7 +12,7 @@ from framecast.draws import draws
 from framecast.experiment import VideoSpec, to_plain
 from framecast.generate import Model, complete
 from framecast.system import UnsupportedTask
-from framecast.systems.video_vqvae.config import PriorStageConfig, VideoVQVAESampling
+from framecast.systems.video_vqvae.config import BottomPriorStageConfig, VideoVQVAESampling
 from framecast.systems.video_vqvae.published import PRESETS
 from framecast.systems.video_vqvae.stages import BottomPriorStage, TopPriorStage
 from framecast.task import Task
@@ -20,7 +20,7 @@ from framecast.video import Clip
 from tests.tiny import video_vqvae
 
 SPEC = VideoSpec(channels=1, height=8, width=8, clip_frames=12)
-EVERY = PriorStageConfig(clip_frames=12, slices=0)
+EVERY = BottomPriorStageConfig(clip_frames=12, slices=0)
 
 
 def build(*, shaken=0.3, **tokenizer):

@@ -93,7 +93,10 @@ class TokenizerStageConfig(StageConfig):
     codebook_average: Literal["ones", "debiased"] = "ones"  # how the averages of equation 3 begin: at one hit of each
     # code, or at nothing with the bias divided out, as DeepMind's quantisers do, which forgets the codebook at once
     codebook_start: Literal["data", "normal", "uniform"] = "data"  # rows of the first batch, or random numbers
-    restart: float = 0.0  # codes chosen less than this share of the mean are put on a vector of the batch; 0: never
+    restart: float = (
+        0.0  # codes chosen less than this share of the mean are put on a vector of the batch; 0: never. These
+    )
+    # vectors are the first process's last micro-batch's
     ema: EmaConfig = NO_AVERAGE
 
 
@@ -102,7 +105,13 @@ class PriorStageConfig(StageConfig):
     """Video VQ-VAE's further stages: one level's codes, given what is drawn before them."""
 
     cache: bool = False  # encode every training clip once and keep its codes in memory
-    slices: int = 1  # bottom prior: slices that are learnt of each clip; 0: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottomPriorStageConfig(PriorStageConfig):
+    """The bottom's stage, which learns slice by slice."""
+
+    slices: int = 1  # slices that are learnt of each clip; 0: all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +120,7 @@ class VideoVQVAEStages:
 
     tokenizer: TokenizerStageConfig = field(default_factory=TokenizerStageConfig)
     top_prior: PriorStageConfig = field(default_factory=PriorStageConfig)
-    bottom_prior: PriorStageConfig = field(default_factory=PriorStageConfig)
+    bottom_prior: BottomPriorStageConfig = field(default_factory=BottomPriorStageConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from framecast.experiment import DataConfig, EmaConfig, OptimiserConfig
 from framecast.systems.video_vqvae.config import (
     BottomPriorConfig,
+    BottomPriorStageConfig,
     PriorStageConfig,
     TokenizerConfig,
     TokenizerStageConfig,
@@ -35,7 +37,7 @@ def kinetics256() -> VideoVQVAEExperiment:
         stages=VideoVQVAEStages(
             tokenizer=TokenizerStageConfig(batch=16, max_steps=1_000_000, checkpointing=True, optimiser=_ADAM),
             top_prior=replace(prior, batch=512, max_steps=1_016_000),
-            bottom_prior=replace(prior, batch=32, max_steps=950_000),
+            bottom_prior=_bottom(prior, batch=32, max_steps=950_000),
         ),
         source=PAPER,
         published={
@@ -61,7 +63,7 @@ def cpu64() -> VideoVQVAEExperiment:
         stages=VideoVQVAEStages(
             tokenizer=TokenizerStageConfig(batch=8, max_steps=50_000, restart=0.03, optimiser=_ADAM),
             top_prior=PriorStageConfig(batch=32, max_steps=100_000, optimiser=_PRIOR),
-            bottom_prior=PriorStageConfig(batch=16, max_steps=100_000, optimiser=_PRIOR),
+            bottom_prior=BottomPriorStageConfig(batch=16, max_steps=100_000, optimiser=_PRIOR),
         ),
         source="",
         published={},
@@ -86,7 +88,7 @@ def tiny64() -> VideoVQVAEExperiment:
                 batch=8, max_steps=4_000, restart=0.03, optimiser=replace(rate, clip_norm=0.0)
             ),
             top_prior=PriorStageConfig(batch=16, max_steps=3_000, optimiser=rate, ema=EmaConfig(decay=0.999)),
-            bottom_prior=PriorStageConfig(batch=16, max_steps=3_000, optimiser=rate, ema=EmaConfig(decay=0.999)),
+            bottom_prior=BottomPriorStageConfig(batch=16, max_steps=3_000, optimiser=rate, ema=EmaConfig(decay=0.999)),
         ),
     )
 
@@ -113,7 +115,7 @@ def vortex32() -> VideoVQVAEExperiment:
                 batch=4, max_steps=3_600, restart=0.1, optimiser=rate, checkpoint_every=300, preview_every=2_000
             ),
             top_prior=prior,
-            bottom_prior=replace(prior, max_steps=2_800),
+            bottom_prior=_bottom(prior, max_steps=2_800),
         ),
     )
 
@@ -134,6 +136,11 @@ def without_attention(whole: VideoVQVAEExperiment) -> VideoVQVAEExperiment:
     model = whole.model
     top, bottom = replace(model.top_prior, attention_every=0), replace(model.bottom_prior, attention_every=0)
     return replace(whole, model=replace(model, top_prior=top, bottom_prior=bottom))
+
+
+def _bottom(prior: PriorStageConfig, **changes: Any) -> BottomPriorStageConfig:
+    """The bottom's stage with what it shares with the top's."""
+    return BottomPriorStageConfig(**vars(prior) | changes)
 
 
 PRESETS: dict[str, Callable[[], VideoVQVAEExperiment]] = {

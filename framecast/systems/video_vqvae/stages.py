@@ -12,7 +12,12 @@ from torch import Tensor
 
 from framecast.draws import Draws
 from framecast.system import Group, Loss, Stage, Video
-from framecast.systems.video_vqvae.config import PriorStageConfig, TokenizerStageConfig, VideoVQVAESampling
+from framecast.systems.video_vqvae.config import (
+    BottomPriorStageConfig,
+    PriorStageConfig,
+    TokenizerStageConfig,
+    VideoVQVAESampling,
+)
 from framecast.systems.video_vqvae.priors import GIVEN, BottomPrior, TopPrior
 from framecast.systems.video_vqvae.quantiser import Codes, Latent
 from framecast.systems.video_vqvae.tokenizer import Tokenizer
@@ -179,7 +184,9 @@ class BottomPriorStage(PriorStage):
 
     prior: BottomPrior
 
-    def __init__(self, tokenizer: Tokenizer, prior: BottomPrior, name: str, settings: PriorStageConfig):
+    settings: BottomPriorStageConfig
+
+    def __init__(self, tokenizer: Tokenizer, prior: BottomPrior, name: str, settings: BottomPriorStageConfig):
         super().__init__(tokenizer, prior, name, settings)
         most = prior.slices - prior.first
         if not 0 <= settings.slices <= most:

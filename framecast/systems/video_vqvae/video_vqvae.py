@@ -20,6 +20,7 @@ from framecast.experiment import StageConfig, VideoSpec
 from framecast.system import Carry, Code, Stage, System, UnsupportedTask, Video, Window
 from framecast.systems.video_vqvae.codec import CodesCodec
 from framecast.systems.video_vqvae.config import (
+    BottomPriorStageConfig,
     PriorStageConfig,
     TokenizerStageConfig,
     VideoVQVAEConfig,
@@ -154,9 +155,9 @@ class VideoVQVAE(System):
             )
         if name == "tokenizer" and isinstance(settings, TokenizerStageConfig):
             return TokenizerStage(self.tokenizer, settings)
-        if isinstance(settings, PriorStageConfig):
-            if name == "top_prior":
-                return TopPriorStage(self.tokenizer, self.top_prior, name, settings)
+        if name == "top_prior" and isinstance(settings, PriorStageConfig):
+            return TopPriorStage(self.tokenizer, self.top_prior, name, settings)
+        if name == "bottom_prior" and isinstance(settings, BottomPriorStageConfig):
             return BottomPriorStage(self.tokenizer, self.bottom_prior, name, settings)
         raise ValueError(f"the stage {name} cannot take settings of {type(settings).__name__}.")
 
