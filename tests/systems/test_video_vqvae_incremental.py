@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from framecast.systems.video_vqvae.cache import Cache, Choice
 from framecast.systems.video_vqvae.config import PriorConfig
-from framecast.systems.video_vqvae.incremental import FEW, TorchRows, draw, draw_plainly, fastest
+from framecast.systems.video_vqvae.incremental import TorchRows, draw, draw_plainly, fastest
 from framecast.systems.video_vqvae.pixelcnn import GatedPixelCNN
 
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # which the counter does not know
@@ -69,12 +69,21 @@ def test_compiled_rows_give_what_torch_gives(settings, grid, kind):
             assert (rows[0].logits - rows[1].logits).abs().max() <= 1e-5 * rows[0].logits.abs().max()
 
 
-def test_compiled_rows_are_taken_for_few_videos_in_float32():
+def test_compiled_rows_are_taken_for_small_work_in_float32(monkeypatch):
     compiled = pytest.importorskip("framecast.systems.video_vqvae.compiled", reason="numba is not installed")
-    network, condition, _ = made(dtype=torch.float32, rows=FEW + 1)
-    assert isinstance(fastest(network, Cache(network, condition[:FEW])), compiled.CompiledRows)
+    network, condition, _ = made(dtype=torch.float32)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    monkeypatch.setattr("framecast.systems.video_vqvae.incremental.SMALL", 2 * weights / 3)  # three layers, two videos
+    assert isinstance(fastest(network, Cache(network, condition[:2])), compiled.CompiledRows)
     assert isinstance(fastest(network, Cache(network, condition)), TorchRows)
     assert isinstance(fastest(network.double(), Cache(network, condition[:1].double())), TorchRows)
+
+
+def test_codes_are_drawn_without_numba(monkeypatch):
+    monkeypatch.setattr("framecast.systems.video_vqvae.incremental.find_spec", lambda _: None)
+    network, condition, uniforms = made(dtype=torch.float32)
+    assert isinstance(fastest(network, Cache(network, condition)), TorchRows)
+    assert draw(network, condition, uniforms).codes.shape == uniforms.shape
 
 
 def test_batch_gives_what_its_rows_give_alone():

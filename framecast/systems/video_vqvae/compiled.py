@@ -3,8 +3,9 @@
 
 With few videos at a time a code's pass is a chain of some sixty small products, and in torch most of its time goes by
 between them. Here only weights are waited for: every product runs over its matrix once, in memory's order, eight inputs
-at a time into all outputs, which the compiler turns into vector instructions. With more videos torch's products of
-matrices win, see `incremental.FEW`. Sums are taken in another order than torch takes them and are equal up to rounding.
+at a time into all outputs, which the compiler turns into vector instructions. With more videos, or wide networks,
+torch's products of matrices win, see `incremental.SMALL`. Sums are taken in another order than torch takes them and
+are equal up to rounding. Compiling takes about six seconds of a core, once per installation.
 """
 
 from __future__ import annotations
