@@ -86,8 +86,9 @@ def _info_arguments(parser: Parser) -> None:
 
 
 def _info(args: argparse.Namespace, console: Console) -> int:
-    from framecast.checkpoint import describe, in_words
+    from framecast.checkpoint import describe
     from framecast.evaluate.baselines import BASELINES
+    from framecast.model_card import in_words
 
     if args.model in BASELINES:
         return _simple_info(args.model, console)
@@ -248,7 +249,7 @@ def _after_import(
     unlike: Mapping[str, Any],
 ) -> str:
     """What a folder is good for, and how it gets what it lacks."""
-    from framecast.checkpoint import in_words
+    from framecast.model_card import in_words
 
     there = {name for checkpoint in found for name in checkpoint.parts}
     missing = [name for name in system.parts() if name not in there]
