@@ -509,13 +509,19 @@ def copy_model(source: Path | str, dir: Path | str, *, dtype: Literal["float16"]
 
 
 def _halve(info: ModelInfo, folder: Path) -> None:
-    """Round the weights in a fresh copy of a model to 16 bits; buffers, such as tables and counts, stay exact."""
+    """Round the weights in a fresh copy of a model to 16 bits.
+
+    Buffers, such as tables and counts, stay exact, but for those that modules list as `for_training`.
+    """
     system = load_system(info.dir, require=())  # which also finds damage
     trained = {name: part for name, part in info.parts.items() if part}
     for name in trained:
         path, tensors = folder / f"{name}.safetensors", load_tensors(folder / f"{name}.safetensors")
-        learned = {key for key, _ in system.parts()[name].named_parameters()}
-        for key in learned & tensors.keys():
+        part_module = system.parts()[name]
+        rounded = {key for key, _ in part_module.named_parameters()}
+        for at, module in part_module.named_modules():
+            rounded |= {f"{at}.{key}" for key in getattr(module, "for_training", ())}
+        for key in rounded & tensors.keys():
             half = tensors[key].to(torch.float16)
             if not bool(torch.isfinite(half).all()):
                 raise ValueError(

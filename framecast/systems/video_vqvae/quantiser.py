@@ -64,6 +64,7 @@ class Quantiser(nn.Module):
     Source: equations 1 and 3; van den Oord et al. 2017, appendix A.1.
     """
 
+    for_training = ("sums",)  # buffers that nothing else reads: a copy of half the size may round them
     codebook: Tensor
     counts: Tensor
     sums: Tensor
