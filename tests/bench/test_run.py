@@ -44,6 +44,7 @@ TURNS = {"stages.autoencoder.adversarial_from": 9, "stages.autoencoder.discrimin
 SMALL = {"model.autoencoder.width": 24, "model.denoiser.width": 16, "model.denoiser.res_blocks": 1}
 
 
+@pytest.mark.slow
 def test_step_has_a_row_for_every_group_that_takes_turns():
     how = {**TINY, "preset": "pvdm/vortex32", "stage": "autoencoder", "repeats": 1}
     plain, judges, autoencoder = network.step(**how, changes=SMALL | TURNS)
@@ -54,6 +55,7 @@ def test_step_has_a_row_for_every_group_that_takes_turns():
     assert alone["operations"] == plain["operations"]
 
 
+@pytest.mark.slow
 def test_step_on_kept_examples_leaves_their_making_out():
     how = {**TINY, "preset": "pvdm/vortex32", "stage": "diffusion", "repeats": 1}
     (kept,) = network.step(**how, changes=SMALL)

@@ -365,7 +365,10 @@ def test_loss_is_the_mean_over_rows_each_with_its_own_noise(name, stage, tmp_pat
         torch.testing.assert_close(torch.stack(single).mean(), whole, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in TINY])
+OVERFIT = [pytest.param(n, marks=[pytest.mark.slow] * (n == "video_vqvae")) for n in NAMES if n in TINY]
+
+
+@pytest.mark.parametrize("name", OVERFIT)
 def test_every_stage_overfits_four_clips(name, tmp_path):
     folder = write_clips(tmp_path / "clips", files=4, frames=settings_of(TINY[name]()).clip_frames)
     settings = {"max_steps": 120, "checkpoint_every": 120, "log_every": 20}

@@ -39,6 +39,7 @@ def changes(before: Any, after: Any, where: str = "") -> set[str]:
     return set().union(*(changes(before[key], after[key], f"{where}.{key}" if where else key) for key in before))
 
 
+@pytest.mark.slow
 def test_published_model_has_its_parameters():
     model = built("kinetics256")
     assert {name: weights(part) for name, part in model.parts().items()} == {
